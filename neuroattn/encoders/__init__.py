@@ -1,0 +1,14 @@
+"""Encoders: models that predict responses to images from features of the images."""
+
+from neuroattn.names import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "Encoder": "base",
+        "FactorizedEncoder": "factorized",
+        "RidgeEncoder": "ridge",
+        "TransformerEncoder": "transformer",
+        "load": "loading",
+    },
+)

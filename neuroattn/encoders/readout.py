@@ -1,0 +1,122 @@
+"""From tokens to voxels: the gathered readout of query tokens, and the static spatial readout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from neuroattn.encoders.queries import QueryMap
+
+
+class GatheredReadout(nn.Module):
+    """Each voxel reads its own query's token; nothing is computed for other queries.
+
+    A voxel that belongs to several queries reads each of them through its one weight row and
+    mixes the results with learned weights that sum to one. Memory is O(batch × voxels).
+
+    Parameters
+    ----------
+    queries : QueryMap
+        Memberships of voxels in queries.
+    dim : int
+        Width of the tokens.
+
+    Attributes
+    ----------
+    owner : Tensor of int64 (voxels,)
+        The first query of each voxel.
+    """
+
+    def __init__(self, queries: QueryMap, dim: int) -> None:
+        super().__init__()
+        voxel, query = torch.from_numpy(queries.voxel), torch.from_numpy(queries.query)
+        memberships = torch.bincount(voxel)
+        voxels = len(memberships)
+        self.dim, self.voxels = dim, voxels
+        # A voxel's row of `weight` stands with its first query, so that those reads are views.
+        first_query = torch.full((voxels,), len(queries.names))
+        first_query.scatter_reduce_(0, voxel, query, "amin")
+        order = torch.argsort(first_query, stable=True)
+        row = torch.empty_like(order)
+        row[order] = torch.arange(voxels)
+        self.sizes = torch.bincount(first_query, minlength=len(queries.names)).tolist()
+        second = query != first_query[voxel]
+        self.extra_query = [int(q) for q in query[second].unique()]
+        self.extra_sizes = [int((query[second] == q).sum()) for q in self.extra_query]
+        self.register_buffer("owner", first_query, persistent=False)
+        self.register_buffer("row", row, persistent=False)
+        self.register_buffer("extra_row", row[voxel[second]], persistent=False)
+        self.weight = nn.Parameter(torch.empty(voxels, dim))
+        self.bias = nn.Parameter(torch.zeros(voxels))
+        # One logit a membership: of the first query in row order, then of the others.
+        extra = int(second.sum())
+        self.mixing = nn.Parameter(torch.zeros(voxels + extra)) if extra else None
+        nn.init.normal_(self.weight, std=dim**-0.5)
+
+    owner: Tensor
+    row: Tensor
+    extra_row: Tensor
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return predictions (batch, voxels) from tokens (batch, queries, dim)."""
+        if self._one_each():
+            read = torch.einsum("bvd,vd->bv", tokens, self.weight)
+        else:
+            rows = self.weight.split(self.sizes)
+            parts = [tokens[:, q] @ w.T for q, w in enumerate(rows) if len(w)]
+            read = torch.cat(parts, dim=1)
+        if self.mixing is not None:
+            read = self._mix(read, tokens, self.mixing)
+        return read[:, self.row] + self.bias
+
+    def _one_each(self) -> bool:
+        return not self.extra_query and self.sizes == [1] * self.voxels
+
+    def _mix(self, read: Tensor, tokens: Tensor, logits: Tensor) -> Tensor:
+        weights = self.weight[self.extra_row].split(self.extra_sizes)
+        parts = [tokens[:, q] @ w.T for q, w in zip(self.extra_query, weights, strict=True)]
+        first, other = logits[: self.voxels], logits[self.voxels :]
+        top = first.detach().scatter_reduce(0, self.extra_row, other.detach(), "amax")
+        first, other = (first - top).exp(), (other - top[self.extra_row]).exp()
+        total = first.index_add(0, self.extra_row, other)
+        extra = torch.cat(parts, dim=1) * (other / total[self.extra_row])
+        return (read * (first / total)).index_add(1, self.extra_row, extra)
+
+
+class SpatialReadout(nn.Module):
+    """A static receptive field: one spatial map and one set of channel weights a voxel.
+
+    ``prediction = bias + Σ_t map(t) Σ_c weight(c) token(t, c)`` with ``map`` a softmax over the
+    tokens of free logits, the same for every image.
+
+    Parameters
+    ----------
+    voxels, tokens, channels : int
+        Sizes.
+
+    References
+    ----------
+    Klindt et al. (2017), Neural system identification for large populations separating "what"
+    and "where", equation 3; softmax maps as the spatial-feature baseline of Adeli et al. (2025).
+    """
+
+    #: Logits of a softmax over hundreds of tokens start flat and move slowly.
+    rate_factor = 15.0
+    no_decay = True
+
+    def __init__(self, voxels: int, tokens: int, channels: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(voxels, tokens))
+        self.weight = nn.Parameter(torch.empty(voxels, channels))
+        self.bias = nn.Parameter(torch.zeros(voxels))
+        nn.init.normal_(self.weight, std=channels**-0.5)
+
+    def maps(self) -> Tensor:
+        """Return the spatial maps (voxels, tokens), each summing to 1."""
+        return self.logits.softmax(dim=1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return predictions (batch, voxels) from tokens (batch, tokens, channels)."""
+        seen = torch.matmul(self.maps(), tokens)
+        return torch.einsum("bvc,vc->bv", seen, self.weight) + self.bias
+

@@ -1,0 +1,180 @@
+"""The ridge encoder: one linear model a voxel, its penalty cross-validated by image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from neuroattn.encoders.base import Encoder, align
+from neuroattn.encoders.feature_views import VIEWS, View, fit_view
+from neuroattn.encoders.gram_ridge import ridge_cv, ridge_fit
+from neuroattn.encoders.kernel_ridge import kernel_ridge_cv
+from neuroattn.errors import InputError
+from neuroattn.names import check_name
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Candidate penalties by default: 20 from 0.1 to 1e8, evenly spaced in their logarithm. Columns
+#: are standardised, so that the eigenvalues of XᵀX sum to images times columns.
+ALPHAS = tuple(float(alpha) for alpha in np.logspace(-1, 8, 20))
+
+_SOLVERS = ("auto", "gram", "himalaya")
+_PREDICT_BLOCK = 1024
+
+
+class RidgeEncoder(Encoder):
+    """Linear encoder with a ridge penalty per voxel, chosen by cross-validation over images.
+
+    Columns of the design matrix are standardised by the training images; columns that do not
+    vary are left out. The intercept is not penalised. Repeated presentations of an image enter as
+    they are, and stand in the same fold.
+
+    Parameters
+    ----------
+    view : {"flatten", "mean", "class", "pca"}
+        What a row of the design matrix is: every token and channel, the mean over tokens, the
+        class token, or ``components`` principal components of the flattened features.
+    components : int, optional
+        For ``view="pca"`` alone.
+    alphas : sequence of float, optional
+        Candidate penalties, positive (default: 20 from 0.1 to 1e8).
+    folds : int
+        Folds of the cross-validation, 2 to the number of training images.
+    solver : {"auto", "gram", "himalaya"}
+        "gram": our solver (:mod:`neuroattn.encoders.gram_ridge`), fast where presentations
+        outnumber columns; "himalaya": kernel ridge, where columns outnumber presentations; "auto"
+        picks by that rule. Both choose the same penalties.
+    seed : int
+        Deals the images into folds.
+
+    Attributes
+    ----------
+    alphas_ : numpy.ndarray
+        (voxel) chosen penalties.
+    weights_ : numpy.ndarray
+        (column, voxel) float32, for standardised columns.
+    intercept_ : numpy.ndarray
+        (voxel) float32.
+    cv_scores_ : numpy.ndarray
+        (voxel) minus the mean squared error of the chosen penalty, averaged over folds, in squared
+        units of the responses.
+    view_ : View
+        Means, scales and components of the design matrix.
+
+    Examples
+    --------
+    >>> from neuroattn.encoders import RidgeEncoder
+    >>> RidgeEncoder(view="mean", folds=3).get_params()["folds"]
+    3
+
+    References
+    ----------
+    Dupré la Tour, Eickenberg, Nunez-Elizalde, Gallant (2022), Feature-space selection with banded
+    ridge regression, NeuroImage 264, 119728.
+    """
+
+    alphas_: NDArray[np.float64]
+    weights_: NDArray[np.float32]
+    intercept_: NDArray[np.float32]
+    cv_scores_: NDArray[np.float64]
+    view_: View
+
+    def __init__(
+        self,
+        view: str = "flatten",
+        components: int | None = None,
+        alphas: Sequence[float] | None = None,
+        folds: int = 5,
+        solver: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        self.view = view
+        self.components = components
+        self.alphas = alphas
+        self.folds = folds
+        self.solver = solver
+        self.seed = seed
+
+    def _fit(
+        self, features: xr.Dataset, responses: xr.Dataset, validation: xr.Dataset | None
+    ) -> None:
+        check_name("view", self.view, VIEWS)
+        check_name("solver", self.solver, _SOLVERS)
+        rows, presented = np.unique(align(features, responses), return_inverse=True)
+        folds = self._deal(features, responses, rows)[presented]
+        view = fit_view(self.view, features, rows, self.components)
+        _check_memory(len(presented), view.columns, responses.sizes["voxel"], self.view)
+        design = view.transform(features, rows)
+        if not np.array_equal(presented, np.arange(len(rows))):
+            design = design[presented]
+        Y = torch.from_numpy(np.ascontiguousarray(responses["response"].values, dtype=np.float32))
+        alphas = torch.tensor(
+            ALPHAS if self.alphas is None else list(self.alphas), dtype=torch.float64
+        )
+        gram = len(presented) >= view.columns if self.solver == "auto" else self.solver == "gram"
+        if gram:
+            best, scores = ridge_cv(design, Y, alphas, folds)
+            weights, intercept = ridge_fit(design, Y, best)
+            chosen = scores.gather(0, (alphas[:, None] == best).int().argmax(0)[None])[0]
+        else:
+            best, chosen, weights, intercept = kernel_ridge_cv(design, Y, alphas, folds)
+        self.view_ = view
+        self.alphas_, self.cv_scores_ = best.numpy(), chosen.numpy()
+        self.weights_, self.intercept_ = weights.numpy(), intercept.numpy()
+
+    def _predict(self, features: xr.Dataset, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        weights, intercept = torch.from_numpy(self.weights_), torch.from_numpy(self.intercept_)
+        predicted = torch.empty(len(rows), len(intercept), dtype=torch.float32)
+        for start in range(0, len(rows), _PREDICT_BLOCK):
+            block = slice(start, min(start + _PREDICT_BLOCK, len(rows)))
+            design = self.view_.transform(features, rows[block])
+            predicted[block] = torch.addmm(intercept, design, weights)
+        return np.asarray(predicted.numpy())
+
+    def _state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        learned = {
+            "alphas": self.alphas_,
+            "cv_scores": self.cv_scores_,
+            "intercept": self.intercept_,
+            "weights": self.weights_,
+        }
+        tensors = {name: torch.from_numpy(array) for name, array in learned.items()}
+        return {**tensors, **self.view_.tensors()}, {}
+
+    def _restore(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        self.view_ = View.restored(self.view, tensors)
+        self.alphas_ = tensors["alphas"].numpy()
+        self.cv_scores_ = tensors["cv_scores"].numpy()
+        self.intercept_ = tensors["intercept"].numpy()
+        self.weights_ = tensors["weights"].numpy()
+
+    def _deal(
+        self, features: xr.Dataset, responses: xr.Dataset, rows: NDArray[np.intp]
+    ) -> torch.Tensor:
+        """Return the fold of each training image (a row of the features)."""
+        from neuroattn.data.split import folds_by_image
+
+        fold_of = {
+            image: fold
+            for fold, split in enumerate(folds_by_image(responses, self.folds, self.seed))
+            for image in split.parts["test"]
+        }
+        return torch.tensor([fold_of[str(image)] for image in features["image"].values[rows]])
+
+
+def _check_memory(presentations: int, columns: int, voxels: int, view: str) -> None:
+    """Refuse what cannot fit before hours are spent on it."""
+    design, weights = 4 * presentations * columns, 4 * columns * voxels
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if design + weights > there:
+        raise InputError(
+            f"view={view!r} makes {columns} columns: {presentations} presentations and {voxels} "
+            f"voxels need {(design + weights) / 2**30:.1f} GiB, and this machine has "
+            f"{there / 2**30:.1f} GiB. Take view='pca' with a number of components, or 'mean'."
+        )

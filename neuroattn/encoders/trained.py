@@ -1,0 +1,157 @@
+"""Encoders that are trained by gradient descent: the scikit-learn face of a Lightning module."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from neuroattn.data.transforms import average_repetitions
+from neuroattn.encoders.base import Encoder
+from neuroattn.errors import InputError
+from neuroattn.names import did_you_mean
+from neuroattn.training.dataset import ImageResponses
+from neuroattn.training.loop import train
+from neuroattn.training.module import EncoderModule, EncoderNetwork
+
+Config = TypeVar("Config")
+
+
+class TrainedEncoder(Encoder):
+    """Base of encoders whose network a Lightning module trains.
+
+    Attributes
+    ----------
+    network_ : EncoderNetwork
+        The fitted network, in evaluation mode, on the CPU.
+    """
+
+    network_: EncoderNetwork
+    seed: int
+    progress: bool
+
+    @abstractmethod
+    def _module(self) -> EncoderModule:
+        """Return an untrained module with this encoder's settings."""
+
+    @abstractmethod
+    def _shape(self) -> dict[str, Any]:
+        """Return as plain data what :meth:`_empty_network` needs beside the parameters."""
+
+    @abstractmethod
+    def _empty_network(self, shape: Mapping[str, Any]) -> EncoderNetwork:
+        """Return a network whose weights are yet to be loaded."""
+
+    def _fit(
+        self, features: xr.Dataset, responses: xr.Dataset, validation: xr.Dataset | None
+    ) -> None:
+        module = self._module()
+        held_out = None if validation is None else average_repetitions(validation)
+        train(
+            module,
+            features,
+            average_repetitions(responses),
+            held_out,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        self._adopt(module)
+
+    def _adopt(self, module: EncoderModule) -> None:
+        self.network_ = module.network.cpu().eval()
+
+    @classmethod
+    def from_module(
+        cls, module: EncoderModule, features: xr.Dataset, responses: xr.Dataset, **parameters: Any
+    ) -> TrainedEncoder:
+        """Return the fitted encoder of a module that was trained on these inputs.
+
+        Parameters
+        ----------
+        module : EncoderModule
+            Trained; its network is taken over.
+        features, responses : xarray.Dataset
+            What it was trained on.
+        **parameters
+            The constructor parameters that the module was built with.
+        """
+        from neuroattn.encoders.inputs import describe_features, voxel_table
+
+        encoder = cls(**parameters)
+        encoder.voxels_, encoder.features_ = voxel_table(responses), describe_features(features)
+        encoder._adopt(module)
+        return encoder
+
+    def _predict(self, features: xr.Dataset, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        dataset = ImageResponses(features, features["image"].values[rows])
+        predicted = np.empty((len(rows), self.voxels_.sizes["voxel"]), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(rows), 64):
+                index = range(start, min(start + 64, len(rows)))
+                batch = dataset.__getitems__(index)
+                predicted[index.start : index.stop] = self.network_(batch["tokens"]).numpy()
+        return predicted
+
+    def _state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        tensors = {name: value.clone() for name, value in self.network_.state_dict().items()}
+        return tensors, self._shape()
+
+    def _restore(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        with torch.random.fork_rng(devices=[]):
+            self.network_ = self._empty_network(state)
+        self.network_.load_state_dict(dict(tensors))
+        self.network_.eval()
+
+
+def as_config(argument: str, value: Any, kind: type[Config]) -> Config:
+    """Return ``value`` as a frozen configuration; None gives its defaults, a mapping its fields.
+
+    Raises
+    ------
+    InputError
+        If a field is unknown or the value is of another type.
+    """
+    if value is None:
+        return kind()
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, Mapping):
+        raise InputError(
+            f"{argument} is a {type(value).__name__}; give a {kind.__name__} or a mapping."
+        )
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in value:
+        if name not in known:
+            raise InputError(
+                f"{argument} has no field {name!r}{did_you_mean(str(name), known)} "
+                f"Allowed: {', '.join(known)}."
+            )
+    return kind(**value)
+
+
+def channel_statistics(
+    features: xr.Dataset, images: NDArray[np.str_]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of each channel over the tokens of images, float32.
+
+    Streams over the images; a channel that never changes gets the scale 1.
+    """
+    rows = np.sort(features.indexes["image"].get_indexer(list(images)))
+    tokens = features["tokens"].values
+    channels = tokens.shape[2]
+    count, mean, square = 0, np.zeros(channels), np.zeros(channels)
+    for start in range(0, len(rows), 64):
+        block = tokens[rows[start : start + 64]].reshape(-1, channels).astype(np.float64)
+        here, weight = block.mean(axis=0), len(block)
+        delta, total = here - mean, count + weight
+        square += ((block - here) ** 2).sum(axis=0) + delta**2 * count * weight / total
+        mean, count = mean + delta * weight / total, total
+    spread = np.sqrt(square / count)
+    scale = np.where(spread > 1e-8 * np.maximum(np.abs(mean), 1e-30), spread, 1.0)
+    return torch.from_numpy(mean).float(), torch.from_numpy(scale).float()

@@ -1,0 +1,16 @@
+"""Feature bases (image to token grid) and the store that keeps their output on disk."""
+
+from neuroattn.names import lazy_exports
+
+__getattr__, __dir__, _exported = lazy_exports(
+    __name__,
+    {
+        "FeatureBasis": "base",
+        "FeatureStore": "store",
+        "GaborPyramid": "gabor",
+        "HuggingFaceVision": "huggingface",
+        "Labels": "labels",
+        "Pixels": "pixels",
+    },
+)
+__all__ = [*_exported]

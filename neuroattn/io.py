@@ -1,0 +1,137 @@
+"""Reading and writing files so that nothing is ever half-written and nothing foreign is executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroattn.errors import FileError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a sibling path to write to; on success it takes the place of ``path``, else it goes.
+
+    Works for files and for directories (a directory replaces an existing one as a whole).
+
+    Parameters
+    ----------
+    path : str or Path
+        The final place. Its parent is created.
+
+    Raises
+    ------
+    FileError
+        When the operating system refuses (full disk, no permission); the old file stays.
+    """
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        _replace(beside, target)
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(
+            f"{target} could not be written ({error.strerror or error}); nothing was changed there. "
+            "Free space or choose another folder, then run the same command again."
+        ) from error
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            beside.unlink(missing_ok=True)
+
+
+def _replace(beside: Path, target: Path) -> None:
+    if beside.is_dir() and target.is_dir():
+        old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
+        os.replace(target, old)
+        os.replace(beside, target)
+        shutil.rmtree(old)
+        return
+    if beside.is_file():
+        with beside.open("rb") as stream:
+            os.fsync(stream.fileno())
+    os.replace(beside, target)
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write ``data`` as indented UTF-8 JSON, atomically; NaN is refused by ``json``."""
+    with atomic_path(path) as beside:
+        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+        beside.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    FileError
+        If it is missing or is not JSON; the message names file, line and column.
+    """
+    path = existing(path, "JSON file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FileError(f"{path} is not valid JSON: {error}.") from error
+
+
+def existing(path: str | Path, what: str) -> Path:
+    """Return ``path`` as a :class:`~pathlib.Path` if it is there.
+
+    Raises
+    ------
+    FileError
+        If it is not; the message names the nearest parent that exists.
+    """
+    path = Path(path)
+    if path.exists():
+        return path
+    parent = next((p for p in path.absolute().parents if p.exists()), Path("/"))
+    raise FileError(f"{what} {path} does not exist (the path exists as far as {parent}).")
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write named tensors and string metadata as safetensors, atomically."""
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as beside:
+        save_file(plain, beside, metadata=dict(metadata))
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read the tensors and metadata of a safetensors file.
+
+    Raises
+    ------
+    FileError
+        If it is missing, truncated or not a safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = existing(path, "weights file")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            return tensors, dict(handle.metadata() or {})
+    except SafetensorError as error:
+        size = path.stat().st_size
+        raise FileError(
+            f"{path} is not a whole safetensors file ({size} bytes): {error}. "
+            "Copy it again, or load a checkpoint of the run instead."
+        ) from error

@@ -1,0 +1,174 @@
+"""Lightning data modules: from features and responses, or from a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import xarray as xr
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from neuroattn.data.prepare import Reader, prepare
+from neuroattn.data.split import Split, split_by_image
+from neuroattn.errors import MismatchError
+from neuroattn.features.base import FeatureBasis
+from neuroattn.features.store import FeatureStore
+from neuroattn.training.batches import EpochBatches
+from neuroattn.training.dataset import Batch, ImageResponses
+from neuroattn.training.optimisation import Optimisation
+
+
+class ResponseData(pl.LightningDataModule):
+    """Features and the responses of each part, ready for a trainer.
+
+    Parameters
+    ----------
+    features : xarray.Dataset
+        Tokens of at least the images of all parts.
+    parts : dict of str to xarray.Dataset
+        Averaged response sets under ``train`` and, as needed, ``validation`` and ``test``.
+    seed : int
+        Seed of the order of the training images and of the network's first weights.
+    """
+
+    def __init__(self, features: xr.Dataset, parts: dict[str, xr.Dataset], seed: int = 0) -> None:
+        super().__init__()
+        self.features, self.parts, self.seed = features, parts, seed
+
+    def part(self, name: str) -> xr.Dataset:
+        """Return the responses of a part.
+
+        Raises
+        ------
+        MismatchError
+            If there is no such part.
+        """
+        if name not in self.parts:
+            raise MismatchError(f"The data have parts {sorted(self.parts)}, but {name!r} is needed.")
+        return self.parts[name]
+
+    def responses_of(self, name: str) -> NDArray[np.float32]:
+        """Return the responses (image, voxel) of a part."""
+        values: NDArray[np.float32] = self.part(name)["response"].values
+        return values
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return shuffled training batches."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return the validation batches in order."""
+        return self._loader("validation", shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Return the test batches in order."""
+        return self._loader("test", shuffle=False)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Return batches of every image of the features, in their order."""
+        images = self.features["image"].values
+        dataset = ImageResponses(self.features, images)
+        return dataset.loader(EpochBatches(len(images), self._batch_size(), shuffle=False))
+
+    def _loader(self, name: str, shuffle: bool) -> DataLoader[Batch]:
+        part, trainer = self.part(name), self.trainer
+        dataset = ImageResponses(self.features, part["image"].values, part["response"].values)
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        batches = EpochBatches(len(dataset), self._batch_size(), shuffle, self.seed, rank, world)
+        on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        return dataset.loader(batches, pin=on_gpu)
+
+    def _batch_size(self) -> int:
+        module = self.trainer.lightning_module if self.trainer else None
+        optimisation = getattr(module, "optimisation", None)
+        return (optimisation or Optimisation()).batch_size
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """How images are divided: fractions and a seed.
+
+    Parameters
+    ----------
+    train, validation, test : float
+        Fractions of the images; they sum to 1. ``validation=0`` leaves that part out.
+    seed : int
+        The same seed and images give the same split.
+    """
+
+    train: float = 0.8
+    validation: float = 0.1
+    test: float = 0.1
+    seed: int = 0
+
+    def split(self, responses: xr.Dataset) -> Split:
+        """Divide the images of a response set."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return split_by_image(responses, {n: f for n, f in parts.items() if f}, self.seed)
+
+
+class EncodingData(ResponseData):
+    """The data of a recipe: reader → prepared responses → split → feature store.
+
+    Parameters
+    ----------
+    source : Reader
+        A reader of a data set, e.g. :class:`neuroattn.data.SimulatedCortex`.
+    basis : FeatureBasis
+        Turns images into tokens.
+    split : SplitPlan
+        Fractions and seed of the split by image.
+    store : str
+        Folder of the feature store.
+    store_dtype : {"float16", "float32"}
+        Precision of the stored features.
+    zscore : bool
+        Z-score each voxel within each session.
+    seed : int
+        Seed of the training order, of dropout and of the network's first weights.
+    """
+
+    def __init__(
+        self,
+        source: Reader,
+        basis: FeatureBasis,
+        split: SplitPlan | None = None,
+        store: str = ".neuroattn/features",
+        store_dtype: str = "float16",
+        zscore: bool = True,
+        seed: int = 0,
+    ) -> None:
+        pl.LightningDataModule.__init__(self)
+        self.source, self.basis, self.plan = source, basis, split or SplitPlan()
+        self.store, self.store_dtype = Path(store), store_dtype
+        self.zscore, self.seed = zscore, seed
+
+    def prepare_data(self) -> None:
+        """Fill the feature store; what is there already is not computed again."""
+        store = FeatureStore(self.store)
+        store.fill(self.basis, self.source.images(), dtype=self.store_dtype)
+
+    @cached_property
+    def features(self) -> xr.Dataset:  # type: ignore[override]
+        """The stored features of all images."""
+        store = FeatureStore(self.store)
+        return store.open(self.basis, self.source.images(), dtype=self.store_dtype)
+
+    @cached_property
+    def responses(self) -> xr.Dataset:
+        """The prepared responses of all images."""
+        return prepare(self.source.responses(), self.zscore)
+
+    @cached_property
+    def split(self) -> Split:
+        """The split by image."""
+        return self.plan.split(self.responses)
+
+    @cached_property
+    def parts(self) -> dict[str, xr.Dataset]:  # type: ignore[override]
+        """The responses of each part."""
+        return {name: self.split.select(self.responses, name) for name in self.split.parts}

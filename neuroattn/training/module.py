@@ -1,0 +1,167 @@
+"""The Lightning module that every gradient-trained encoder shares."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import xarray as xr
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from neuroattn.errors import InputError
+from neuroattn.metrics import PairMoments, explained_variance
+from neuroattn.training.dataset import Batch
+from neuroattn.training.optimisation import Optimisation
+
+
+class EncoderNetwork(nn.Module, ABC):
+    """What the module asks of a network: predictions, a training loss, and a calibration."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return predictions (batch, voxels) from tokens (batch, token, channel)."""
+
+    def loss(self, tokens: Tensor, response: Tensor) -> Tensor:
+        """Return the training loss: mean squared error over images and voxels."""
+        return nn.functional.mse_loss(self(tokens), response)
+
+    def statistics(self, tokens: Tensor, response: Tensor) -> dict[str, Tensor]:
+        """Return what calibration needs of a validation batch; summed over batches and ranks."""
+        return {}
+
+    def calibrate(self, statistics: Mapping[str, Tensor]) -> None:
+        """Set what is learned from the validation images, once an epoch."""
+
+
+class EncoderModule(pl.LightningModule, ABC):
+    """Train, validate, test and predict with a network that is built when the data are known.
+
+    Parameters
+    ----------
+    optimisation : Optimisation
+        Optimiser, schedule, early stopping.
+    """
+
+    network: EncoderNetwork
+
+    def __init__(self, optimisation: Optimisation) -> None:
+        super().__init__()
+        self.optimisation = optimisation
+        self._moments = PairMoments()
+        self._statistics: dict[str, Tensor] = {}
+        self._found = torch.empty(0)
+
+    @abstractmethod
+    def build(self, features: xr.Dataset, responses: xr.Dataset, seed: int) -> EncoderNetwork:
+        """Return a freshly initialised network for these features and training responses.
+
+        Called within :func:`torch.random.fork_rng`, seeded with ``seed``.
+        """
+
+    def prepare(self, features: xr.Dataset, responses: xr.Dataset, seed: int) -> None:
+        """Build the network once; later calls do nothing."""
+        if hasattr(self, "network"):
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(seed)
+            self.network = self.build(features, responses, seed)
+
+    def setup(self, stage: str) -> None:
+        """Build the network from the data module (Lightning calls this)."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.prepare(data.features, data.part("train"), data.seed)
+        elif not hasattr(self, "network"):
+            raise InputError("The module has no network yet: call prepare(...) or give datamodule=.")
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return predictions (batch, voxels)."""
+        predicted: Tensor = self.network(tokens)
+        return predicted
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Return the loss of a batch."""
+        loss = self.network.loss(batch["tokens"], batch["response"])
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's statistics."""
+        self._moments, self._statistics = PairMoments(), {}
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Add a batch to the scores, and while fitting to the calibration."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            found = self.network.statistics(batch["tokens"], batch["response"])
+            for name, value in found.items():
+                self._statistics[name] = self._statistics.get(name, 0) + value
+        self._moments.update(self(batch["tokens"]).float(), batch["response"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and mean explained variance over all ranks; calibrate while fitting."""
+        moments = self._gathered(self._moments)
+        loss = _mean_squared_error(moments)
+        self.log("validation_loss", loss, prog_bar=True)
+        explained = float(np.nanmean(moments.explained_variance()))
+        self.log("validation_explained_variance", explained, prog_bar=True)
+        if self._statistics:
+            self.network.calibrate({n: self._sum(value) for n, value in self._statistics.items()})
+
+    def on_test_epoch_start(self) -> None:
+        """Make room for the predictions of the test images."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._found = torch.zeros(data.responses_of("test").shape)
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        """Keep the predictions of a batch."""
+        self._found[batch["index"].cpu()] = self(batch["tokens"]).float().cpu()
+
+    def on_test_epoch_end(self) -> None:
+        """Join the predictions of all ranks and log the mean explained variance."""
+        self.test_prediction = self._sum(self._found.to(self.device)).cpu().numpy()
+        truth = self.trainer.datamodule.responses_of("test")  # type: ignore[attr-defined]
+        explained = explained_variance(self.test_prediction, truth)
+        self.log("test_explained_variance", float(np.nanmean(explained)))
+
+    def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Return predictions (batch, voxels)."""
+        return self(batch["tokens"]).float()
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and its schedule, stepped after every optimiser step."""
+        optimizer = self.optimisation.optimizer(self.network)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = self.optimisation.scheduler(optimizer, steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _sum(self, value: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return value
+        total: Tensor = self.trainer.strategy.reduce(value, reduce_op="sum")  # type: ignore[assignment]
+        return total
+
+    def _gathered(self, moments: PairMoments) -> PairMoments:
+        if self.trainer.world_size == 1:
+            return moments
+        state = {name: torch.as_tensor(value) for name, value in moments.state().items()}
+        ranks: Any = self.all_gather({n: v.to(self.device) for n, v in state.items()})
+        joined = PairMoments()
+        for rank in range(self.trainer.world_size):
+            part = {name: value[rank].cpu().numpy() for name, value in ranks.items()}
+            joined.merge(PairMoments.from_state(part))
+        return joined
+
+
+def _mean_squared_error(moments: PairMoments) -> float:
+    """Return the mean over images and voxels of (prediction - response)²."""
+    pp, yy, py = moments.comoment
+    bias = moments.mean[0] - moments.mean[1]
+    return float(((pp + yy - 2 * py) / moments.count + bias**2).mean())
