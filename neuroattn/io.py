@@ -112,6 +112,7 @@ def write_tensors(
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as beside:
         save_file(plain, beside, metadata=dict(metadata))
+        beside.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

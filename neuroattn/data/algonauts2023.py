@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from neuroattn.data.arrays import read_npy
 from neuroattn.data.label_map import read_mapping
+from neuroattn.data.reader import Reader
 from neuroattn.data.response_set import ResponseSet, response_set
 from neuroattn.errors import FileError, InputError, MismatchError
 from neuroattn.images import ImageFolder, Images
@@ -32,7 +33,7 @@ _SIDES = {"left": "lh", "right": "rh"}
 _UNLABELLED = 0
 
 
-class Algonauts2023:
+class Algonauts2023(Reader):
     """One subject of the Algonauts 2023 challenge, as published.
 
     Responses are betas on the fsaverage vertices that the challenge kept ("challenge space"),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroattn.data.arrays import read_array
+from neuroattn.data.reader import Reader
 from neuroattn.data.response_set import ResponseSet, response_set
 from neuroattn.data.sources import ArraySource, ImageSource, ResponseSource, VoxelSource
 from neuroattn.data.storage import open_responses
@@ -23,7 +24,7 @@ _VOXEL_TEXT = ("name", "subject", "hemisphere")
 _VOXEL_WHOLE = ("vertex", "i", "j", "k")
 
 
-class TableData:
+class TableData(Reader):
     """A data set of your own: files named here, no code.
 
     Where no column ``image`` says which image a presentation shows, row n belongs to the n-th

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import xarray as xr
 
 from neuroattn.data.response_set import drop_unusable_voxels
 from neuroattn.data.rules import validate
 from neuroattn.data.transforms import add_ncsnr, average_repetitions, zscore_within_session
-from neuroattn.images import Images
-
-
-class Reader(Protocol):
-    """What every reader of a data set offers."""
-
-    def responses(self) -> xr.Dataset:
-        """Return the response set."""
-
-    def images(self) -> Images:
-        """Return the images that the responses name."""
 
 
 def prepare(responses: xr.Dataset, zscore: bool = True) -> xr.Dataset:

@@ -153,7 +153,9 @@ def _face(draw: ImageDraw.ImageDraw, side: int, rng: np.random.Generator) -> Non
     for sign in (-1, 1):
         x = side / 2 + sign * spread
         draw.ellipse((x - radius, eye_row - radius, x + radius, eye_row + radius), (245, 245, 245))
-        draw.ellipse((x - radius / 2, eye_row - radius / 2, x + radius / 2, eye_row + radius / 2), hair)
+        draw.ellipse(
+            (x - radius / 2, eye_row - radius / 2, x + radius / 2, eye_row + radius / 2), hair
+        )
         brow = eye_row - radius * rng.uniform(1.6, 2.4)
         draw.line((x - radius, brow, x + radius, brow), fill=hair, width=max(1, side // 28))
     nose = (side / 2, eye_row + radius, side / 2, side * 0.62)
@@ -210,7 +212,9 @@ def _word(draw: ImageDraw.ImageDraw, side: int, rng: np.random.Generator) -> Non
 
 
 def _food(draw: ImageDraw.ImageDraw, side: int, rng: np.random.Generator) -> None:
-    draw.ellipse((0, side * 0.05, side, side * 0.95), fill=_colour(rng, (205, 205, 200), (250, 250, 250)))
+    draw.ellipse(
+        (0, side * 0.05, side, side * 0.95), fill=_colour(rng, (205, 205, 200), (250, 250, 250))
+    )
     palette: tuple[Colour, ...] = ((200, 40, 20), (230, 170, 30), (60, 150, 40), (170, 90, 30))
     main = palette[int(rng.integers(len(palette)))]
     for piece in range(int(rng.integers(5, 10))):

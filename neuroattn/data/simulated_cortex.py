@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from neuroattn.data.reader import Reader
 from neuroattn.data.response_set import response_set
 from neuroattn.data.scenes import CATEGORIES, Scenes, make_scenes
 from neuroattn.errors import InputError
@@ -62,7 +63,7 @@ class Scanner:
     run_trials: int = 63
 
 
-class SimulatedCortex:
+class SimulatedCortex(Reader):
     """Simulated fMRI responses to procedural scenes, with the truth that made them.
 
     Early voxels (V1 to V4) read a feature basis through a Gaussian receptive field that stays

@@ -5,10 +5,13 @@ from neuroattn.names import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "DecoderConfig": "decoder",
         "Encoder": "base",
         "FactorizedEncoder": "factorized",
+        "FactorizedModule": "factorized",
         "RidgeEncoder": "ridge",
         "TransformerEncoder": "transformer",
+        "TransformerModule": "transformer",
         "load": "loading",
     },
 )

@@ -13,7 +13,6 @@ from sklearn.base import BaseEstimator
 
 from neuroattn.encoders.inputs import (
     align,
-    ceiling_of,
     check_finite,
     describe_features,
     rows_of,
@@ -155,23 +154,15 @@ class Encoder(BaseEstimator, ABC):  # type: ignore[misc]
             If the voxels or the basis are not those of the training.
         """
         from neuroattn.data.transforms import average_repetitions
-        from neuroattn.metrics import Score
+        from neuroattn.encoders.scoring import score_predictions
 
         self._require_fitted()
         self._check_voxels(responses)
         averaged = average_repetitions(responses)
         prediction = self.predict(features, averaged["image"].values)
-        ids = prediction["image"]
-        response = prediction.copy(data=averaged["response"].values).rename("response")
-        return Score.from_predictions(
-            prediction,
-            response,
-            prediction[0].drop_vars("image").copy(data=ceiling_of(averaged)).rename("ceiling"),
-            roi=averaged.get("roi_mask"),
-            repeats=xr.DataArray(averaged["repeats"].values, coords={"image": ids}, dims="image"),
-            metric=metric,
-            threshold=threshold,
-            encoder=type(self).__name__,
+        name = type(self).__name__
+        return score_predictions(
+            prediction, averaged, threshold=threshold, metric=metric, encoder=name
         )
 
     def save(self, directory: str | Path, overwrite: bool = False) -> None:

@@ -17,7 +17,6 @@ from neuroattn.encoders.readout import GatheredReadout, SpatialReadout
 from neuroattn.errors import InputError
 from neuroattn.training.module import EncoderNetwork
 
-
 #: Weight of the query's shared gate against a voxel's own, in average voxels.
 GATE_PRIOR = 4.0
 
@@ -130,9 +129,7 @@ class BrainDecoder(EncoderNetwork):
         super().__init__()
         self.config, self.queries = config, queries
         self.query = nn.Parameter(torch.randn(len(queries.names), config.dim))
-        self.layers = nn.ModuleList(
-            DecoderLayer(config, channels) for _ in range(config.layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(config, channels) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim)
         self.readout = GatheredReadout(queries, config.dim)
         position = sine_position(*grid, config.dim)
@@ -189,8 +186,10 @@ class BrainDecoder(EncoderNetwork):
         explained, apart = statistics["explained"], statistics["apart"]
         owner = self.readout.owner
         groups = int(owner.max()) + 1
-        sums = [torch.zeros(groups, dtype=x.dtype, device=x.device).index_add(0, owner, x)
-                for x in (explained, apart, torch.ones_like(apart))]
+        sums = [
+            torch.zeros(groups, dtype=x.dtype, device=x.device).index_add(0, owner, x)
+            for x in (explained, apart, torch.ones_like(apart))
+        ]
         tiny = torch.finfo(apart.dtype).tiny
         prior = GATE_PRIOR * (sums[1] / sums[2])[owner]
         shared = (sums[0] / sums[1].clamp_min(tiny))[owner]

@@ -119,4 +119,3 @@ class SpatialReadout(nn.Module):
         """Return predictions (batch, voxels) from tokens (batch, tokens, channels)."""
         seen = torch.matmul(self.maps(), tokens)
         return torch.einsum("bvc,vc->bv", seen, self.weight) + self.bias
-

@@ -141,7 +141,9 @@ class TransformerEncoder(TrainedEncoder):
         """
         self._require_fitted()
         fixed = self.network_.static is not None
-        share = self.network_.gate.numpy() if fixed else np.full(self.voxels_.sizes["voxel"], np.nan)
+        share = (
+            self.network_.gate.numpy() if fixed else np.full(self.voxels_.sizes["voxel"], np.nan)
+        )
         return xr.DataArray(share, dims="voxel", coords=self.voxels_["voxel"].coords, name="gate")
 
     @property

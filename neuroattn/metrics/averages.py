@@ -1,4 +1,4 @@
-"""Averages over the voxels of ROIs, where some voxels and some ROIs have nothing to average."""
+"""Scores averaged over the voxels of ROIs, with intervals, and two encoders compared so."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 
+from neuroattn.metrics import agreement
 from neuroattn.metrics.moments import Float64
-from neuroattn.metrics.resampling import Interval, bootstrap_interval
+from neuroattn.metrics.resampling import (
+    Interval,
+    bootstrap_interval,
+    fdr,
+    paired_permutation_test,
+)
+from neuroattn.metrics.reweighting import reweighted_scores
+
+ALL = "all"
 
 Masks = npt.NDArray[np.bool_]
 
@@ -70,3 +80,97 @@ def weighted_interval(
         seed=seed,
     )
     return Interval(low, high, method)
+
+
+def summary(dataset: xr.Dataset, *, resamples: int, level: float, seed: int) -> xr.Dataset:
+    """Average a score's dataset over ROIs; see :meth:`neuroattn.metrics.Score.by_roi`."""
+    names, masks = _rows(dataset)
+    scale = _scale(dataset)
+    raw, normalised, limits = (dataset[k].to_numpy() for k in ("raw", "normalised", "ceiling"))
+    prediction, response = dataset["prediction"].to_numpy(), dataset["response"].to_numpy()
+    metric = dataset.attrs["metric"]
+    weights = mean_weights(masks, np.isfinite(normalised), scale)
+    raw_weights = mean_weights(masks, np.isfinite(raw), np.ones_like(raw))
+    low, high, method = weighted_interval(
+        lambda counts, w: reweighted_scores(prediction, response, counts, w, metric),
+        np.concatenate([weights, raw_weights]),
+        len(response),
+        resamples=resamples,
+        level=level,
+        seed=seed,
+    )
+    rows = len(names)
+    columns: dict[str, Any] = {
+        "mean": over_rois(masks, normalised, np.mean),
+        "median": over_rois(masks, normalised, np.median),
+        "low": low[:rows],
+        "high": high[:rows],
+        "raw_mean": over_rois(masks, raw, np.mean),
+        "raw_low": low[rows:],
+        "raw_high": high[rows:],
+        "ceiling": over_rois(masks & np.isfinite(normalised), limits, np.mean),
+        "voxels": masks.sum(axis=1),
+        "excluded": (masks & np.isnan(scale)).sum(axis=1),
+        "undefined": (masks & np.isfinite(scale) & np.isnan(raw)).sum(axis=1),
+        "interval": method[:rows],
+        "raw_interval": method[rows:],
+    }
+    attrs = {**dataset.attrs, "resamples": resamples, "level": level, "seed": seed}
+    data = {key: ("roi", value) for key, value in columns.items()}
+    return xr.Dataset(data, coords={"roi": names}, attrs=attrs)
+
+
+def comparison(
+    dataset: xr.Dataset, other: xr.Dataset, *, resamples: int, level: float, seed: int
+) -> xr.Dataset:
+    """Compare the datasets of two scores; see :meth:`neuroattn.metrics.Score.compare`."""
+    agreement.check_comparable(dataset, other)
+    names, masks = _rows(dataset)
+    scale = _scale(dataset)
+    units = "normalised" if np.isfinite(scale).any() else "raw"
+    scale = scale if units == "normalised" else np.ones_like(scale)
+    both = np.isfinite(scale * dataset["raw"].to_numpy() * other["raw"].to_numpy())
+    weights = mean_weights(masks, both, scale)
+    mine, theirs = dataset["prediction"].to_numpy(), other["prediction"].to_numpy()
+    response, metric = dataset["response"].to_numpy(), dataset.attrs["metric"]
+
+    def difference(counts: Float64, w: Float64) -> Float64:
+        own = reweighted_scores(mine, response, counts, w, metric)
+        return own - reweighted_scores(theirs, response, counts, w, metric)
+
+    low, high, method = weighted_interval(
+        difference, weights, len(response), resamples=resamples, level=level, seed=seed
+    )
+    test = paired_permutation_test(
+        mine, theirs, response, weights, metric=metric, resamples=resamples, seed=seed
+    )
+    voxel_p = np.where(both, test.voxel_p, np.nan)
+    columns: dict[str, Any] = {
+        "difference": ("roi", test.difference),
+        "low": ("roi", low),
+        "high": ("roi", high),
+        "p": ("roi", test.p),
+        "q": ("roi", np.append(fdr(test.p[:-1]), test.p[-1])),
+        "voxels": ("roi", (masks & both).sum(axis=1)),
+        "interval": ("roi", method),
+        "voxel_difference": ("voxel", np.where(both, test.voxel_difference * scale, np.nan)),
+        "voxel_p": ("voxel", voxel_p),
+        "voxel_q": ("voxel", fdr(voxel_p)),
+    }
+    places = {k: v for k, v in dataset.coords.items() if v.dims == ("voxel",)}
+    attrs = {"metric": metric, "units": units, "resamples": resamples, "level": level}
+    attrs |= {"encoders": [dataset.attrs["encoder"], other.attrs["encoder"]], "seed": seed}
+    return xr.Dataset(columns, coords={**places, "roi": names}, attrs=attrs)
+
+
+def _scale(dataset: xr.Dataset) -> Float64:
+    threshold = float(dataset.attrs["threshold"])
+    return agreement.normaliser(dataset.attrs["metric"], dataset["ceiling"].to_numpy(), threshold)
+
+
+def _rows(dataset: xr.Dataset) -> tuple[list[str], Masks]:
+    """Return the ROI names and masks, with the row of all voxels last."""
+    masks = dataset["roi_mask"].to_numpy()
+    every = np.ones((1, masks.shape[1]), dtype=bool)
+    names = [str(name) for name in dataset.coords["roi"].to_numpy()]
+    return [*names, ALL], np.concatenate([masks, every])

@@ -31,8 +31,8 @@ def ncsnr(
 ) -> Float64:
     """Return the noise-ceiling signal-to-noise ratio σ_signal / σ_noise of single presentations.
 
-    The noise variance is the variance over repeats of the same image (ddof 1), pooled over
-    images; the signal variance is what is left of the total variance, at least 0.
+    Noise variance: over repeats of the same image (ddof 1), pooled over images. Signal variance:
+    what is left of the total, at least 0 (too low by about 1 / images).
 
     Parameters
     ----------
@@ -41,20 +41,18 @@ def ncsnr(
     images : array (presentation,)
         Image of each presentation.
     sessions : array (presentation,), optional
-        Session of each presentation; left out, all are of one session.
+        Session of each presentation; left out, all are of one.
     zscore : bool
-        Standardise each voxel within each session first, as NSD does; the total variance is
-        then 1. A voxel that is constant in a session is NaN there.
+        Standardise each voxel within each session first, as NSD does: total variance 1. A voxel
+        that is constant in a session is NaN there.
     repeats : int, optional
-        Use only images shown exactly so often (NSD: 3). Left out: all shown twice or more,
-        weighted by their degrees of freedom.
+        Use only images shown exactly so often (NSD: 3); left out, all shown twice or more.
 
     Returns
     -------
     float64 array (voxel,)
-        0 or more, infinite without noise; NaN for a constant voxel and where no image has all
-        of its repeats. A NaN presentation takes its session out for that voxel, and with it
-        every image that was shown there; without ``zscore`` it makes the voxel NaN.
+        0 or more, infinite without noise; NaN for a constant voxel. A NaN takes its session
+        out for that voxel, with every image shown there; without ``zscore`` the whole voxel.
 
     Raises
     ------
@@ -63,36 +61,25 @@ def ncsnr(
     InputError
         If no image is repeated (or none exactly ``repeats`` times).
 
-    Notes
-    -----
-    The total variance over I images underestimates the signal variance by about 1/I.
-
     References
     ----------
     Allen et al. (2022), A massive 7T fMRI dataset, Methods, "Noise ceiling estimation".
     """
     betas = as_matrix("betas", betas)
     group, sizes = groups("images", images, len(betas))
-    session, session_sizes = groups(
-        "sessions", np.zeros(len(betas)) if sessions is None else sessions, len(betas)
-    )
+    sessions = np.zeros(len(betas)) if sessions is None else sessions
+    session, session_sizes = groups("sessions", sessions, len(betas))
     used = repeated(sizes, repeats)
     order = np.argsort(group, kind="stable")
-    rows = order[used[group[order]]]
-    bounds = np.cumsum(sizes[used]) - sizes[used]
-    result = np.empty(betas.shape[1])
+    rows, result = order[used[group[order]]], np.empty(betas.shape[1])
     for block in _blocks(betas):
         values = betas[:, block].astype(np.float64)
+        total = _variance(values)
         if zscore:
             values = _standardised(values, session, session_sizes)
-            defined = np.isfinite(values).any(axis=0)
-            total = np.where(defined, 1.0, np.nan)
-        else:
-            total = _variance(values)
-        noise = variance_within(values[rows], bounds, sizes[used])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            signal = np.maximum(total - noise, 0.0)
-            result[block] = np.where(total > 0, np.sqrt(signal / noise), np.nan)
+            total = np.where(np.isfinite(values).any(axis=0), 1.0, np.nan)
+        noise = variance_within(values[rows], sizes[used])
+        result[block] = _ratio(total, noise)
     return result
 
 
@@ -279,6 +266,11 @@ def bootstrap_ceiling(response: Any, bootstraps: npt.ArrayLike) -> Float64:
     total = _variance(response)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(total > 0, np.maximum(1 - noise / total, 0.0), np.nan)
+
+
+def _ratio(total: Float64, noise: Float64) -> Float64:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(total > 0, np.sqrt(np.maximum(total - noise, 0.0) / noise), np.nan)
 
 
 def _variance(values: npt.NDArray[Any]) -> Float64:

@@ -20,9 +20,8 @@ _ROWS, _VOXELS = 128, 1024  # one block of two float64 operands stays in a core'
 class PairMoments:
     """Streaming means and co-moments of prediction and response, for every voxel.
 
-    Each batch is summed in float64 after subtraction of the running mean, so large offsets cost
-    no digits, and batches may come in any order and size. Ranks and workers that saw different
-    images are joined by :meth:`merge`.
+    Each batch is summed in float64 about the running mean, so large offsets cost no digits.
+    Batches may come in any order and size; :meth:`merge` joins ranks that saw different images.
 
     Parameters
     ----------
@@ -47,8 +46,7 @@ class PairMoments:
     --------
     >>> import numpy as np
     >>> moments = PairMoments()
-    >>> moments.update(np.array([[1.0], [2.0]]), np.array([[2.0], [4.0]]))
-    >>> moments.update(np.array([[3.0]]), np.array([[6.0]]))
+    >>> moments.update(np.array([[1.0], [2.0], [3.0]]), np.array([[2.0], [4.0], [6.0]]))
     >>> moments.pearson()
     array([1.])
     """

@@ -73,23 +73,22 @@ def halves(
     return matrices[0], matrices[1]
 
 
-def variance_within(
-    values: Float64, bounds: npt.NDArray[np.intp], sizes: npt.NDArray[np.intp]
-) -> Float64:
+def variance_within(values: Float64, sizes: npt.NDArray[np.intp]) -> Float64:
     """Return the variance within images (ddof 1), weighted by degrees of freedom.
 
     Parameters
     ----------
     values : float64 array (presentation, voxel)
         Sorted by image.
-    bounds, sizes : int arrays (image,)
-        First row and number of rows of each image.
+    sizes : int array (image,)
+        Number of rows of each image.
 
     Returns
     -------
     float64 array (voxel,)
         An image with a NaN is left out for that voxel; NaN where none is left.
     """
+    bounds = np.cumsum(sizes) - sizes
     values = values - np.repeat(values[bounds], sizes, axis=0)
     mean = np.add.reduceat(values, bounds, axis=0) / sizes[:, None]
     values -= np.repeat(mean, sizes, axis=0)

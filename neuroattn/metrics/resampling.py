@@ -81,29 +81,9 @@ def bootstrap_interval(
         empty = np.full(outputs, np.nan)
         return Interval(empty, empty.copy(), np.full(outputs, "none"))
 
-    def of_indices(index: npt.NDArray[np.intp], axis: int = -1) -> Float64:
-        values = statistic(_counts(np.atleast_2d(index), images)).T
-        return values if index.ndim == 2 else values[:, 0]
-
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # A degenerate output is told by its NaN and handled below.
-        warnings.simplefilter("ignore")
-        result = stats.bootstrap(
-            (np.arange(images),),
-            of_indices,
-            n_resamples=resamples,
-            batch=_RESAMPLES,
-            vectorized=True,
-            confidence_level=level,
-            method="BCa",
-            rng=np.random.default_rng(seed),
-        )
-        tails = [(1 - level) / 2, (1 + level) / 2]
-        low, high = np.nanquantile(result.bootstrap_distribution, tails, axis=-1)
-    bca_low, bca_high = result.confidence_interval
-    bca = np.isfinite(bca_low) & np.isfinite(bca_high)
+    low, high, bca = _bca(statistic, images, resamples, level, np.random.default_rng(seed))
     method = np.where(bca, "BCa", np.where(np.isfinite(low), "percentile", "none"))
-    return Interval(np.where(bca, bca_low, low), np.where(bca, bca_high, high), method)
+    return Interval(low, high, method)
 
 
 def paired_permutation_test(
@@ -118,9 +98,8 @@ def paired_permutation_test(
 ) -> PairedTest:
     """Test whether two predictions of the same images differ in a metric.
 
-    If they did not, it would not matter which of the two predicted an image: each resample swaps
-    the two predictions of a random half of the images, for all voxels alike, and computes the
-    difference anew. p = (1 + number at least as far from 0) / (1 + resamples), two-sided.
+    Each resample swaps the two predictions of a random half of the images, for all voxels alike,
+    and computes the difference anew: p = (1 + number at least as far from 0) / (1 + resamples).
 
     Parameters
     ----------
@@ -130,17 +109,15 @@ def paired_permutation_test(
         Weights of the voxels in each output.
     metric : {"explained_variance", "pearson", "r2"}
         The metric.
-    resamples : int
-        Number of random swaps, 1 or more; the smallest p is 1 / (1 + resamples).
-    seed : int or numpy Generator
-        Of the swaps.
+    resamples, seed : int
+        Number of random swaps, 1 or more (the smallest p is 1 / (1 + resamples)), and their seed.
 
     Returns
     -------
     PairedTest
-        Metric of ``first`` minus metric of ``second``, and p: by voxel (unweighted) and by output.
-        NaN where undefined; an undefined voxel counts nothing in an output. A resample in which
-        a voxel's metric is undefined counts against it.
+        Metric of ``first`` minus metric of ``second``, and two-sided p: by voxel (unweighted) and
+        by output, where undefined voxels count nothing. NaN where undefined; a resample in which
+        a voxel's metric is undefined counts against a difference.
 
     Raises
     ------
@@ -155,24 +132,20 @@ def paired_permutation_test(
     if resamples < 1:
         raise InputError(f"resamples={resamples}; allowed is 1 or more.")
     generator = np.random.default_rng(seed)
-    none = np.zeros((1, len(response)))
-    seen, seen_mean = _swapped_differences(first, second, response, none, weights, metric)
-    reached = np.zeros(response.shape[1])
-    reached_mean = np.zeros(len(weights))
+    swaps = np.zeros((1, len(response)))
+    seen, seen_mean = _swapped_differences(first, second, response, swaps, weights, metric)
+    reached, reached_mean = np.zeros(seen.shape[1]), np.zeros(len(weights))
     for start in range(0, resamples, _RESAMPLES):
         size = (min(_RESAMPLES, resamples - start), len(response))
         swaps = generator.integers(0, 2, size).astype(np.float64)
         drawn, drawn_mean = _swapped_differences(first, second, response, swaps, weights, metric)
-        reached += (~(np.abs(drawn) < _just_under(seen))).sum(axis=0)
-        reached_mean += (~(np.abs(drawn_mean) < _just_under(seen_mean))).sum(axis=0)
-    defined = np.isfinite(seen[0])
-    usable = (weights * defined).any(axis=1)
-    return PairedTest(
-        seen[0],
-        np.where(defined, (1 + reached) / (1 + resamples), np.nan),
-        np.where(usable, seen_mean[0], np.nan),
-        np.where(usable, (1 + reached_mean) / (1 + resamples), np.nan),
-    )
+        reached += _reached(drawn, seen)
+        reached_mean += _reached(drawn_mean, seen_mean)
+    usable = (weights * np.isfinite(seen[0])).any(axis=1)
+    p, p_mean = (1 + reached) / (1 + resamples), (1 + reached_mean) / (1 + resamples)
+    seen_mean = np.where(usable, seen_mean[0], np.nan)
+    p, p_mean = np.where(np.isfinite(seen[0]), p, np.nan), np.where(usable, p_mean, np.nan)
+    return PairedTest(seen[0], p, seen_mean, p_mean)
 
 
 def fdr(p: npt.ArrayLike) -> Float64:
@@ -194,9 +167,41 @@ def fdr(p: npt.ArrayLike) -> Float64:
     return q
 
 
-def _just_under(seen: Float64) -> Float64:
+def _bca(
+    statistic: Callable[[Float64], Float64],
+    images: int,
+    resamples: int,
+    level: float,
+    generator: np.random.Generator,
+) -> tuple[Float64, Float64, npt.NDArray[np.bool_]]:
+    def of_indices(index: npt.NDArray[np.intp], axis: int = -1) -> Float64:
+        values = statistic(_counts(np.atleast_2d(index), images)).T
+        return values if index.ndim == 2 else values[:, 0]
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        # A degenerate output is told by its NaN, and the percentiles stand in for it.
+        warnings.simplefilter("ignore")
+        result = stats.bootstrap(
+            (np.arange(images),),
+            of_indices,
+            n_resamples=resamples,
+            batch=_RESAMPLES,
+            vectorized=True,
+            confidence_level=level,
+            method="BCa",
+            rng=generator,
+        )
+        tails = [(1 - level) / 2, (1 + level) / 2]
+        low, high = np.nanquantile(result.bootstrap_distribution, tails, axis=-1)
+    bca_low, bca_high = result.confidence_interval
+    bca = np.isfinite(bca_low) & np.isfinite(bca_high)
+    return np.where(bca, bca_low, low), np.where(bca, bca_high, high), bca
+
+
+def _reached(drawn: Float64, seen: Float64) -> npt.NDArray[np.int64]:
     # Swaps that give the same difference but for rounding are ties, and ties count.
-    return np.asarray(np.abs(seen) * (1 - 1e-9) - 1e-14)
+    bound = np.abs(seen) * (1 - 1e-9)
+    return np.asarray((~(np.abs(drawn) < bound)).sum(axis=0))
 
 
 def _counts(index: npt.NDArray[np.intp], images: int) -> Float64:

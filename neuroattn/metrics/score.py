@@ -11,16 +11,13 @@ import xarray as xr
 from neuroattn.errors import FileError, InputError
 from neuroattn.io import atomic_path, existing
 from neuroattn.metrics import agreement
-from neuroattn.metrics.averages import mean_weights, over_rois, weighted_interval
+from neuroattn.metrics.averages import ALL, comparison, summary
 from neuroattn.metrics.moments import METRICS, Float64, PairMoments
-from neuroattn.metrics.resampling import fdr, paired_permutation_test
-from neuroattn.metrics.reweighting import reweighted_scores
 from neuroattn.names import check_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ALL = "all"
 _AVERAGING = (
     "metric over images for each voxel, then division by the voxel's ceiling, "
     "then the mean over the voxels of an ROI that are not excluded"
@@ -110,39 +107,13 @@ class Score:
             roi=(masks, ("roi", "voxel")),
             repeats=(repeats, ("image",)),
         )
-        agreement.check_same(response, prediction, "prediction")
-        agreement.check_same(response, ceiling, "ceiling")
-        agreement.check_same(response, masks, "roi")
+        for name, array in (("prediction", prediction), ("ceiling", ceiling), ("roi", masks)):
+            agreement.check_same(response, array, name)
+        limits = agreement.checked_ceiling(ceiling, threshold)
         if ALL in masks.coords["roi"].to_numpy().tolist():
             raise InputError(f"roi holds the name {ALL!r}, kept for all voxels; rename that ROI.")
-        limits = agreement.checked_ceiling(ceiling, threshold)
-        moments = PairMoments()
-        moments.update(prediction.to_numpy(), response.to_numpy())
-        raw = moments.metric(metric)
-        counts = repeats.to_numpy().astype(np.int64)
-        return cls(
-            xr.Dataset(
-                {
-                    "raw": ("voxel", raw),
-                    "ceiling": ("voxel", limits),
-                    "normalised": ("voxel", raw * agreement.normaliser(metric, limits, threshold)),
-                    "prediction": (("image", "voxel"), prediction.to_numpy()),
-                    "response": (("image", "voxel"), response.to_numpy()),
-                    "roi_mask": (("roi", "voxel"), masks.to_numpy().astype(bool)),
-                    "repeats": ("image", counts),
-                },
-                coords=agreement.coordinates(response, masks),
-                attrs={
-                    "metric": metric,
-                    "averaging": _AVERAGING,
-                    "images": int(response.sizes["image"]),
-                    "repeats_min": int(counts.min()),
-                    "repeats_max": int(counts.max()),
-                    "threshold": float(threshold),
-                    "encoder": encoder,
-                },
-            )
-        )
+        rules = {"metric": metric, "threshold": float(threshold), "encoder": encoder}
+        return cls(_scored(prediction, response, limits, masks, repeats, rules))
 
     def by_roi(self, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> xr.Dataset:
         """Average over the voxels of each ROI, with a bootstrap interval over images.
@@ -167,40 +138,7 @@ class Score:
             and ``undefined`` a ceiling but no score; ``interval`` and ``raw_interval``, "BCa",
             "percentile" or "none". Negative scores are kept.
         """
-        names, masks = self._rows()
-        scale = self._scale()
-        raw, normalised = self._values("raw"), self._values("normalised")
-        weights = mean_weights(masks, np.isfinite(normalised), scale)
-        raw_weights = mean_weights(masks, np.isfinite(raw), np.ones_like(raw))
-        prediction, response = self._values("prediction"), self._values("response")
-        interval = weighted_interval(
-            lambda counts, w: reweighted_scores(prediction, response, counts, w, self.metric),
-            np.concatenate([weights, raw_weights]),
-            len(response),
-            resamples=resamples,
-            level=level,
-            seed=seed,
-        )
-        first, second = slice(None, len(names)), slice(len(names), None)
-        limits = self._values("ceiling")
-        columns: dict[str, Any] = {
-            "mean": over_rois(masks, normalised, np.mean),
-            "median": over_rois(masks, normalised, np.median),
-            "low": interval[0][first],
-            "high": interval[1][first],
-            "raw_mean": over_rois(masks, raw, np.mean),
-            "raw_low": interval[0][second],
-            "raw_high": interval[1][second],
-            "ceiling": over_rois(masks & np.isfinite(normalised), limits, np.mean),
-            "voxels": masks.sum(axis=1),
-            "excluded": (masks & np.isnan(scale)).sum(axis=1),
-            "undefined": (masks & np.isfinite(scale) & np.isnan(raw)).sum(axis=1),
-            "interval": interval[2][first],
-            "raw_interval": interval[2][second],
-        }
-        attrs = {**self.dataset.attrs, "resamples": resamples, "level": level, "seed": seed}
-        data = {key: ("roi", value) for key, value in columns.items()}
-        return xr.Dataset(data, coords={"roi": names}, attrs=attrs)
+        return summary(self.dataset, resamples=resamples, level=level, seed=seed)
 
     def compare(
         self, other: Score, resamples: int = 1000, level: float = 0.95, seed: int = 0
@@ -233,49 +171,7 @@ class Score:
         MismatchError
             If the two scores do not belong together; the message names what differs.
         """
-        agreement.check_comparable(self.dataset, other.dataset)
-        names, masks = self._rows()
-        scale = self._scale()
-        known = bool(np.isfinite(scale).any())
-        scale = scale if known else np.ones_like(scale)
-        both = np.isfinite(scale * self._values("raw") * other._values("raw"))
-        weights = mean_weights(masks, both, scale)
-        mine, theirs = self._values("prediction"), other._values("prediction")
-        response = self._values("response")
-
-        def difference(counts: Float64, w: Float64) -> Float64:
-            own = reweighted_scores(mine, response, counts, w, self.metric)
-            return own - reweighted_scores(theirs, response, counts, w, self.metric)
-
-        options: dict[str, Any] = {"resamples": resamples, "seed": seed}
-        low, high, method = weighted_interval(
-            difference, weights, len(response), level=level, **options
-        )
-        test = paired_permutation_test(
-            mine, theirs, response, weights, metric=self.metric, **options
-        )
-        voxel_p = np.where(both, test.voxel_p, np.nan)
-        columns: dict[str, Any] = {
-            "difference": ("roi", test.difference),
-            "low": ("roi", low),
-            "high": ("roi", high),
-            "p": ("roi", test.p),
-            "q": ("roi", np.append(fdr(test.p[:-1]), test.p[-1])),
-            "voxels": ("roi", (masks & both).sum(axis=1)),
-            "interval": ("roi", method),
-            "voxel_difference": ("voxel", np.where(both, test.voxel_difference * scale, np.nan)),
-            "voxel_p": ("voxel", voxel_p),
-            "voxel_q": ("voxel", fdr(voxel_p)),
-        }
-        voxel_coords = {k: v for k, v in self.dataset.coords.items() if v.dims == ("voxel",)}
-        attrs = {
-            "metric": self.metric,
-            "units": "normalised" if known else "raw",
-            "encoders": [self.dataset.attrs["encoder"], other.dataset.attrs["encoder"]],
-            "level": level,
-            **options,
-        }
-        return xr.Dataset(columns, coords={**voxel_coords, "roi": names}, attrs=attrs)
+        return comparison(self.dataset, other.dataset, resamples=resamples, level=level, seed=seed)
 
     @property
     def metric(self) -> str:
@@ -303,12 +199,10 @@ class Score:
         FileError
             If it cannot be written (a full disk); an older file stays as it was.
         """
+        # The HDF5 library can crash the process when the disk fills up, so it writes to memory.
+        whole = self.dataset.to_netcdf(engine="h5netcdf")
         with atomic_path(path) as beside:
-            try:
-                self.dataset.to_netcdf(beside, engine="h5netcdf")
-            except RuntimeError as error:
-                # The HDF5 library reports a disk that fills up while closing in this way.
-                raise OSError(f"HDF5 could not finish the file: {error}") from error
+            beside.write_bytes(whole)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -334,15 +228,36 @@ class Score:
                 "Copy it again or score the run again."
             ) from error
 
-    def _values(self, name: str) -> Any:
-        return self.dataset[name].to_numpy()
 
-    def _scale(self) -> Float64:
-        threshold = float(self.dataset.attrs["threshold"])
-        return agreement.normaliser(self.metric, self._values("ceiling"), threshold)
-
-    def _rows(self) -> tuple[list[str], Any]:
-        masks = self._values("roi_mask")
-        every = np.ones((1, masks.shape[1]), dtype=bool)
-        names = [str(name) for name in self.dataset.coords["roi"].to_numpy()]
-        return [*names, ALL], np.concatenate([masks, every])
+def _scored(
+    prediction: xr.DataArray,
+    response: xr.DataArray,
+    ceiling: Float64,
+    roi: xr.DataArray,
+    repeats: xr.DataArray,
+    rules: dict[str, Any],
+) -> xr.Dataset:
+    moments = PairMoments()
+    moments.update(prediction.to_numpy(), response.to_numpy())
+    raw = moments.metric(rules["metric"])
+    counts = repeats.to_numpy().astype(np.int64)
+    scale = agreement.normaliser(rules["metric"], ceiling, rules["threshold"])
+    return xr.Dataset(
+        {
+            "raw": ("voxel", raw),
+            "ceiling": ("voxel", ceiling),
+            "normalised": ("voxel", raw * scale),
+            "prediction": (("image", "voxel"), prediction.to_numpy()),
+            "response": (("image", "voxel"), response.to_numpy()),
+            "roi_mask": (("roi", "voxel"), roi.to_numpy().astype(bool)),
+            "repeats": ("image", counts),
+        },
+        coords=agreement.coordinates(response, roi),
+        attrs={
+            **rules,
+            "averaging": _AVERAGING,
+            "images": int(response.sizes["image"]),
+            "repeats_min": int(counts.min()),
+            "repeats_max": int(counts.max()),
+        },
+    )

@@ -12,7 +12,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from neuroattn.data.prepare import Reader, prepare
+from neuroattn.data.prepare import prepare
+from neuroattn.data.reader import Reader
 from neuroattn.data.split import Split, split_by_image
 from neuroattn.errors import MismatchError
 from neuroattn.features.base import FeatureBasis
@@ -48,7 +49,9 @@ class ResponseData(pl.LightningDataModule):
             If there is no such part.
         """
         if name not in self.parts:
-            raise MismatchError(f"The data have parts {sorted(self.parts)}, but {name!r} is needed.")
+            raise MismatchError(
+                f"The data have parts {sorted(self.parts)}, but {name!r} is needed."
+            )
         return self.parts[name]
 
     def responses_of(self, name: str) -> NDArray[np.float32]:

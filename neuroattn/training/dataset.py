@@ -63,7 +63,7 @@ class ImageResponses(Dataset[Batch]):
         """Return a batch: ``tokens`` (batch, token, channel), ``index`` and ``response``."""
         index = np.asarray(index)
         batch = {
-            "tokens": torch.from_numpy(self.tokens[self.rows[index]]),
+            "tokens": torch.from_numpy(np.take(self.tokens, self.rows[index], axis=0)),
             "index": torch.from_numpy(index),
         }
         if self.responses is not None:
@@ -74,8 +74,16 @@ class ImageResponses(Dataset[Batch]):
         """Return a loader of whole batches in the main process.
 
         A batch is one fancy read of the memory map; worker processes would copy it once more.
+        The generator is the loader's own: it would otherwise draw from torch's global one, at
+        moments that differ between a run and its resumption.
         """
-        return DataLoader(self, batch_sampler=batches, collate_fn=_whole, pin_memory=pin)
+        return DataLoader(
+            self,
+            batch_sampler=batches,
+            collate_fn=_whole,
+            pin_memory=pin,
+            generator=torch.Generator().manual_seed(batches.seed),
+        )
 
 
 def _whole(batch: Batch) -> Batch:

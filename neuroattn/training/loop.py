@@ -98,8 +98,11 @@ def quiet_lightning() -> Iterator[None]:
         ".*The number of training batches.*",
         ".*Checkpoint directory.*exists and is not empty.*",
         ".*isinstance.treespec.*",
+        ".*custom batch sampler.*",
     )
-    loggers = [logging.getLogger(f"pytorch_lightning{name}") for name in ("", ".utilities.rank_zero")]
+    loggers = [
+        logging.getLogger(f"pytorch_lightning{name}") for name in ("", ".utilities.rank_zero")
+    ]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         for message in advice:

@@ -63,6 +63,10 @@ class EncoderModule(pl.LightningModule, ABC):
         Called within :func:`torch.random.fork_rng`, seeded with ``seed``.
         """
 
+    @abstractmethod
+    def encoder(self, features: xr.Dataset, responses: xr.Dataset, seed: int) -> Any:
+        """Return the fitted encoder of this module, trained on these inputs."""
+
     def prepare(self, features: xr.Dataset, responses: xr.Dataset, seed: int) -> None:
         """Build the network once; later calls do nothing."""
         if hasattr(self, "network"):
@@ -77,7 +81,9 @@ class EncoderModule(pl.LightningModule, ABC):
         if data is not None:
             self.prepare(data.features, data.part("train"), data.seed)
         elif not hasattr(self, "network"):
-            raise InputError("The module has no network yet: call prepare(...) or give datamodule=.")
+            raise InputError(
+                "The module has no network yet: call prepare(...) or give datamodule=."
+            )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return predictions (batch, voxels)."""

@@ -1,0 +1,7 @@
+"""``python -m neuroattn`` is ``neuroattn``."""
+
+import sys
+
+from neuroattn.cli.main import main
+
+sys.exit(main())

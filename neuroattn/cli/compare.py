@@ -1,0 +1,76 @@
+"""``neuroattn compare``: several encoders on the same images, with one report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
+
+from neuroattn.cli.finish import write_encoders, write_predictions, write_presentation
+from neuroattn.cli.messages import explain
+from neuroattn.encoders.comparison import Comparison
+from neuroattn.errors import InputError
+from neuroattn.io import atomic_path, write_json
+from neuroattn.training.loop import quiet_lightning
+from neuroattn.training.manifest import Manifest
+from neuroattn.training.run_directory import RunDirectory
+
+
+class CompareParser(ArgumentParser):
+    """jsonargparse with errors of one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message as an :class:`InputError` with the closest match to a wrong key."""
+        known = [str(action.dest) for action in self._actions]
+        raise InputError(explain(message, known)) from ex
+
+
+def parser() -> CompareParser:
+    """Return the parser of ``neuroattn compare``."""
+    made = CompareParser(
+        prog="neuroattn compare",
+        description="Fit and score several encoders on the same images and write one report.",
+        parser_mode="omegaconf",
+    )
+    made.add_argument("-c", "--config", action="config", help="A recipe with `encoders:`.")
+    made.add_argument("--run", type=str, help="The run directory; never overwritten.")
+    made.add_argument("--title", type=str, default="Encoders compared", help="Title of the report.")
+    made.add_class_arguments(Comparison)
+    return made
+
+
+def main(command: str, arguments: Sequence[str]) -> None:
+    """Run ``neuroattn compare``."""
+    made = parser()
+    settings = made.parse_args(list(arguments))
+    if not settings.run:
+        raise InputError("--run is missing: name the run directory, e.g. --run runs/compared.")
+    run = RunDirectory(settings.run)
+    run.require_new()
+    config = made.dump(settings, skip_none=False)
+    ready = made.instantiate(settings)
+    names = [key for key in vars(ready) if key not in ("config", "run", "title")]
+    comparison = Comparison(**{name: ready[name] for name in names})
+    run_comparison(run, comparison, Manifest(f"neuroattn {command}", comparison.seed), config)
+    write_presentation(run, settings.title)
+    print(f"report: {run.report}")
+
+
+def run_comparison(
+    run: RunDirectory, comparison: Comparison, manifest: Manifest, config: str
+) -> None:
+    """Fit and score the encoders and write all numbers of the run.
+
+    Nothing is written before the last encoder is scored, so a failed comparison leaves no run.
+    """
+    with quiet_lightning():
+        scores, encoders = comparison.run()
+    with atomic_path(run.config) as beside:
+        beside.write_text(config, encoding="utf-8")
+    splits = [{name: list(ids) for name, ids in s.parts.items()} for s in comparison.splits]
+    write_json(run.split, {"folds": splits} if comparison.folds else splits[0])
+    write_encoders(run, encoders, scores)
+    write_predictions(run, list(encoders.values())[-1], comparison.features)
+    key = str(comparison.features.attrs["key"])
+    run.write_manifest(manifest.facts(comparison.responses, key, encoders=list(encoders)))

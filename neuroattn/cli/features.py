@@ -1,0 +1,69 @@
+"""``neuroattn features RECIPE``: fill the feature store of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from neuroattn.cli.compare import CompareParser
+from neuroattn.cli.results import PlainParser
+from neuroattn.data.reader import Reader
+from neuroattn.errors import InputError
+from neuroattn.features.base import FeatureBasis
+from neuroattn.features.store import FeatureStore
+from neuroattn.io import existing
+
+
+def main(command: str, arguments: Sequence[str]) -> None:
+    """Compute what is missing in the feature store; a killed run goes on where it was.
+
+    Raises
+    ------
+    InputError
+        If the recipe has no ``source`` and ``basis``.
+    """
+    parser = PlainParser(prog="neuroattn features")
+    parser.add_argument("recipe", help="a recipe for `neuroattn fit` or `neuroattn compare`")
+    parser.add_argument("--batch-size", type=int, default=32, help="images at once")
+    given = parser.parse_args(list(arguments))
+    data = read_recipe(given.recipe)
+    wanted = CompareParser(prog="neuroattn features", parser_mode="omegaconf")
+    wanted.add_argument("--source", type=Reader)
+    wanted.add_argument("--basis", type=FeatureBasis)
+    wanted.add_argument("--store", type=str, default=".neuroattn/features")
+    wanted.add_argument("--store_dtype", type=str, default="float16")
+    names = ("source", "basis", "store", "store_dtype")
+    ready = wanted.instantiate(
+        wanted.parse_object({name: data[name] for name in names if name in data})
+    )
+    features = FeatureStore(ready.store).fill(
+        ready.basis,
+        ready.source.images(),
+        dtype=ready.store_dtype,
+        batch_size=given.batch_size,
+        progress=True,
+    )
+    shape = " × ".join(str(size) for size in features["tokens"].shape)
+    print(f"{shape} (images × tokens × channels) in {ready.store}")
+
+
+def read_recipe(path: str) -> dict[str, object]:
+    """Return the part of a recipe that names source, basis and store.
+
+    Raises
+    ------
+    InputError
+        If the file is no YAML mapping with ``source`` and ``basis`` (under ``data:`` or not).
+    FileError
+        If it is not there.
+    """
+    import yaml
+
+    text = existing(path, "recipe").read_text(encoding="utf-8")
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from error
+    data = found.get("data", found) if isinstance(found, dict) else None
+    if not isinstance(data, dict) or not {"source", "basis"} <= set(data):
+        raise InputError(f"{path} names no source and basis; a recipe has both, see encoders/.")
+    return data

@@ -1,0 +1,234 @@
+"""``neuroattn fit|validate|test|predict``: LightningCLI over recipes and run directories."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+import torch
+import xarray as xr
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from neuroattn.cli.finish import write_encoders, write_predictions, write_presentation
+from neuroattn.cli.messages import explain
+from neuroattn.errors import InputError
+from neuroattn.training.checkpoints import read_checkpoint, training_callbacks
+from neuroattn.training.datamodule import EncodingData
+from neuroattn.training.loop import quiet_lightning, trainer_settings
+from neuroattn.training.manifest import Manifest
+from neuroattn.training.module import EncoderModule
+from neuroattn.training.run_directory import RunDirectory
+
+_HELP = {
+    "fit": "usage: neuroattn fit --config RECIPE.yaml --run DIR [--ckpt_path last] [--KEY VALUE]",
+    "validate": "usage: neuroattn validate RUN",
+    "test": "usage: neuroattn test RUN",
+    "predict": "usage: neuroattn predict RUN",
+}
+
+
+class RecipeParser(LightningArgumentParser):
+    """LightningCLI's parser with errors of one sentence instead of a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message as an :class:`InputError` with the closest match to a wrong key."""
+        raise InputError(explain(message, self._known_keys(ex))) from ex
+
+    def _known_keys(self, ex: Exception | None) -> list[str]:
+        parsers = [getattr(ex, "subcommand_parser", None) or self]
+        found: list[str] = []
+        while parsers:
+            parser = parsers.pop()
+            for action in parser._actions:
+                found.append(str(action.dest))
+                choices = getattr(action, "choices", None)
+                if isinstance(choices, dict):
+                    parsers += [
+                        choice for choice in choices.values() if hasattr(choice, "_actions")
+                    ]
+        return found
+
+
+class RecipeCLI(LightningCLI):
+    """One recipe, one run directory."""
+
+    model: EncoderModule
+    datamodule: EncodingData
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return the parser with short errors."""
+        self.parser_class = RecipeParser
+        return super().init_parser(**kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``--run``."""
+        parser.add_argument("--run", type=str, help="The run directory; never overwritten.")
+
+    @property
+    def settings(self) -> Any:
+        """The parsed configuration of the subcommand."""
+        return self.config[self.subcommand]
+
+    def before_instantiate_classes(self) -> None:
+        """Check the run directory before anything expensive starts."""
+        if not self.settings.run:
+            raise InputError("--run is missing: name the run directory, e.g. --run runs/first.")
+        self.run_directory = RunDirectory(self.settings.run)
+        checkpoint = self.settings.get("ckpt_path")
+        if self.subcommand != "fit":
+            self.run_directory.require_finished()
+            checkpoint = checkpoint or "best"
+        if checkpoint:
+            path = self.run_directory.checkpoint(checkpoint)
+            self.settings.ckpt_path = str(path)
+        elif int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            self.run_directory.require_new()
+
+    def instantiate_classes(self) -> None:
+        """Instantiate data, model and trainer."""
+        self.manifest = Manifest(" ".join(["neuroattn", *sys.argv[1:]]), 0)
+        self.config_init = self.parser.instantiate_classes(self.config)
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.manifest.seed = self.datamodule.seed
+        self._add_configure_optimizers_method_to_model(self.subcommand)
+        self.trainer = self.instantiate_trainer()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Return the trainer: what the recipe's ``trainer:`` leaves open, ours decides."""
+        given = dict(self._get(self.config_init, "trainer", default={}))
+        ours = trainer_settings(self.model)
+        accelerated = {"accelerator", "devices", "precision"}
+        for name, value in ours.items():
+            default = {"accelerator": "auto", "devices": "auto"}.get(name)
+            if (
+                name not in given
+                or given[name] is None
+                or (name in accelerated and given[name] == default)
+            ):
+                given[name] = value
+        directory = self.run_directory
+        own = training_callbacks(
+            directory.checkpoints, self.model.optimisation, self.datamodule.seed
+        )
+        bar = RichProgressBar(leave=True) if sys.stderr.isatty() else TQDMProgressBar(0)
+        given["callbacks"] = [*own, bar, *(given.get("callbacks") or [])]
+        given["default_root_dir"] = str(directory.path)
+        given["num_sanity_val_steps"] = 0
+        given["enable_model_summary"] = False
+        return Trainer(**given)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, then write weights, scores, predictions, maps and report."""
+        run, data = self.run_directory, self.datamodule
+        if self.trainer.is_global_zero:
+            config = self._parser(self.subcommand).dump(self.settings, skip_none=False)
+            if not self.settings.ckpt_path:
+                data.prepare_data()
+                run.write_start(config, data.split)
+        with torch.random.fork_rng():
+            self.trainer.fit(self.model, datamodule=data, ckpt_path=self.settings.ckpt_path)
+        if self.trainer.interrupted:
+            raise KeyboardInterrupt
+        if self.trainer.is_global_zero:
+            best = read_checkpoint(run.checkpoint("best"))
+            self.model.load_state_dict(best["state_dict"])
+            self._write_scores()
+            encoder = self.model.encoder(data.features, data.part("train"), data.seed)
+            write_predictions(run, encoder, data.features)
+            key = str(data.features.attrs["key"])
+            run.write_manifest(self.manifest.facts(data.responses, key, encoders=[self.name]))
+            write_presentation(run, f"{self.name} on {data.responses.attrs.get('source', 'data')}")
+            print(f"report: {run.report}")
+        self.trainer.strategy.barrier()
+
+    @property
+    def name(self) -> str:
+        """The class of the encoder that the module trains."""
+        return type(self.model).__name__.replace("Module", "Encoder")
+
+    def _write_scores(self) -> None:
+        data = self.datamodule
+        encoder = self.model.encoder(data.features, data.part("train"), data.seed)
+        score = encoder.score(data.features, data.part("test"))
+        write_encoders(self.run_directory, {self.name: encoder}, {self.name: score})
+
+    def validate(self, **kwargs: Any) -> None:
+        """Print the validation loss of the best checkpoint."""
+        found = self.trainer.validate(
+            self.model, datamodule=self.datamodule, ckpt_path=self.settings.ckpt_path, verbose=False
+        )
+        for name, value in found[0].items():
+            print(f"{name}: {value:.6f}")
+
+    def test(self, **kwargs: Any) -> None:
+        """Score the test images, write ``scores.nc`` and print the table."""
+        data = self.datamodule
+        self.trainer.test(
+            self.model, datamodule=data, ckpt_path=self.settings.ckpt_path, verbose=False
+        )
+        if self.trainer.is_global_zero:
+            self._write_scores()
+            write_presentation(self.run_directory, f"{self.name} on its test images")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict every image and write ``predictions.zarr``."""
+        data = self.datamodule
+        blocks = self.trainer.predict(
+            self.model, datamodule=data, ckpt_path=self.settings.ckpt_path
+        )
+        found = torch.cat([block for block in blocks or [] if isinstance(block, torch.Tensor)])
+        images = data.features["image"].values
+        prediction = xr.DataArray(found.numpy(), dims=("image", "voxel"), coords={"image": images})
+        self.run_directory.write_predictions(prediction, data.responses, self.name)
+        print(f"{len(images)} predictions in {self.run_directory.predictions}")
+
+
+def main(command: str, arguments: Sequence[str]) -> None:
+    """Run ``neuroattn fit``, or another subcommand on a run directory.
+
+    Raises
+    ------
+    NeuroattnError
+        For every mistake of the user.
+    """
+    arguments = list(arguments)
+    if command != "fit" and arguments and not arguments[0].startswith("-"):
+        run = RunDirectory(arguments.pop(0))
+        run.require_finished()
+        arguments = ["--config", str(run.config), "--run", str(run.path), *arguments]
+    if not arguments:
+        raise InputError(f"nothing to run. {_HELP[command]}")
+    with _quiet(), quiet_lightning():
+        RecipeCLI(
+            EncoderModule,
+            EncodingData,
+            subclass_mode_model=True,
+            subclass_mode_data=False,
+            save_config_callback=None,
+            seed_everything_default=False,
+            auto_configure_optimizers=False,
+            args=[command, *arguments],
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's start-up lines and its remark on ``args`` off the terminal."""
+    import warnings
+
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,59 @@
+"""``neuroattn score|report|maps RUN``: tables, pages and maps of a run that is there."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from neuroattn.cli.finish import (
+    read_encoder,
+    read_scores,
+    write_brain_maps,
+    write_presentation,
+)
+from neuroattn.errors import InputError
+from neuroattn.io import existing
+from neuroattn.training.run_directory import RunDirectory
+
+
+class PlainParser(argparse.ArgumentParser):
+    """argparse whose mistakes are :class:`InputError`."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Raise the message."""
+        raise InputError(f"{self.prog}: {message}. {self.format_usage().strip()}")
+
+
+def main(command: str, arguments: Sequence[str]) -> None:
+    """Run ``neuroattn score``, ``report`` or ``maps``."""
+    parser = PlainParser(prog=f"neuroattn {command}")
+    parser.add_argument("run", help="a run directory")
+    if command == "score":
+        parser.add_argument("--csv", help="also write the table as CSV to this path")
+    if command == "report":
+        parser.add_argument("--title", default="Encoders of the visual brain")
+    given = parser.parse_args(list(arguments))
+    run = RunDirectory(existing(given.run, "run directory"))
+    if command == "score":
+        _score(run, given.csv)
+    elif command == "report":
+        write_presentation(run, given.title)
+        print(f"report: {run.report}")
+    else:
+        scores = list(read_scores(run).values())
+        for reason in write_brain_maps(run, read_encoder(run), scores[-1]):
+            raise InputError(f"{run.path}: {reason}")
+        for path in sorted(run.maps.iterdir()):
+            print(path)
+
+
+def _score(run: RunDirectory, csv: str | None) -> None:
+    from neuroattn.io import atomic_path
+    from neuroattn.report import print_table, summary_table
+
+    table = summary_table(read_scores(run))
+    print_table(table)
+    if csv:
+        with atomic_path(csv) as beside:
+            table.to_csv(beside)
+        print(f"table: {csv}")

@@ -1,0 +1,147 @@
+"""Several encoders on the same images: one split, or cross-validation by image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import xarray as xr
+from sklearn.base import clone
+
+from neuroattn.data.prepare import prepare
+from neuroattn.data.reader import Reader
+from neuroattn.data.split import Split, folds_by_image
+from neuroattn.encoders.base import Encoder
+from neuroattn.encoders.scoring import score_predictions
+from neuroattn.errors import InputError
+from neuroattn.features.base import FeatureBasis
+from neuroattn.features.store import FeatureStore
+from neuroattn.metrics import Score
+from neuroattn.training.datamodule import SplitPlan
+
+Report = Callable[[str], None]
+
+
+class Comparison:
+    """Fit and score encoders on the same images, the same split and the same ceilings.
+
+    Parameters
+    ----------
+    source : Reader
+        The data set.
+    basis : FeatureBasis
+        Turns images into tokens.
+    encoders : dict of str to Encoder
+        Name in the tables to unfitted encoder.
+    split : SplitPlan, optional
+        Fractions of one split by image; used when ``folds`` is 0.
+    folds : int
+        Folds of a cross-validation by image; each image is predicted by the encoder that did not
+        see it, and after the scores every encoder is fitted once more on all images.
+    seed : int
+        Seed of the folds.
+    threshold : float
+        Voxels with a lower ceiling are excluded from normalised scores.
+    zscore : bool
+        Z-score each voxel within each session.
+    store : str
+        Folder of the feature store.
+    store_dtype : {"float16", "float32"}
+        Precision of the stored features.
+
+    Raises
+    ------
+    InputError
+        If there is no encoder, or ``folds`` is 1 or negative.
+    """
+
+    def __init__(
+        self,
+        source: Reader,
+        basis: FeatureBasis,
+        encoders: dict[str, Encoder],
+        split: SplitPlan | None = None,
+        folds: int = 0,
+        seed: int = 0,
+        threshold: float = 0.1,
+        zscore: bool = True,
+        store: str = ".neuroattn/features",
+        store_dtype: str = "float16",
+    ) -> None:
+        if not encoders:
+            raise InputError("encoders is empty; name at least one.")
+        if folds == 1 or folds < 0:
+            raise InputError(f"folds={folds} must be 0 (one split) or at least 2.")
+        self.source, self.basis, self.encoders = source, basis, dict(encoders)
+        self.plan, self.folds, self.seed = split or SplitPlan(), folds, seed
+        self.threshold, self.zscore = threshold, zscore
+        self.store, self.store_dtype = store, store_dtype
+
+    @cached_property
+    def responses(self) -> xr.Dataset:
+        """The prepared responses of all images."""
+        return prepare(self.source.responses(), self.zscore)
+
+    @cached_property
+    def features(self) -> xr.Dataset:
+        """The features of all images, computed once and kept in the store."""
+        store = FeatureStore(self.store)
+        return store.fill(self.basis, self.source.images(), dtype=self.store_dtype)
+
+    @cached_property
+    def splits(self) -> list[Split]:
+        """The split, or one a fold."""
+        if self.folds:
+            return folds_by_image(self.responses, self.folds, self.seed)
+        return [self.plan.split(self.responses)]
+
+    @property
+    def scored_images(self) -> tuple[str, ...]:
+        """The images that scores are of, in the order of the responses."""
+        tested = {image for split in self.splits for image in split["test"]}
+        shown = self.responses["image"].values.astype(str)
+        return tuple(image for image in shown if image in tested)
+
+    def run(self, report: Report = print) -> tuple[dict[str, Score], dict[str, Encoder]]:
+        """Fit and score every encoder.
+
+        Parameters
+        ----------
+        report : callable
+            Told what is done, one line each.
+
+        Returns
+        -------
+        scores : dict of str to Score
+            Of the test images, or in cross-validation of all images.
+        encoders : dict of str to Encoder
+            Fitted on the training images, or in cross-validation on all images.
+        """
+        scores, fitted = {}, {}
+        for name, encoder in self.encoders.items():
+            started = time.perf_counter()
+            prediction, last = self._predictions(encoder)
+            scores[name] = score_predictions(
+                prediction, self._scored(), threshold=self.threshold, encoder=name
+            )
+            fitted[name] = clone(encoder).fit(self.features, self.responses) if self.folds else last
+            report(f"fitted and scored {name} in {time.perf_counter() - started:.0f} s")
+        return scores, fitted
+
+    def _scored(self) -> xr.Dataset:
+        kept = np.isin(self.responses["image"].values.astype(str), self.scored_images)
+        return self.responses.isel(presentation=np.flatnonzero(kept))
+
+    def _predictions(self, encoder: Encoder) -> tuple[xr.DataArray, Encoder]:
+        parts = []
+        for split in self.splits:
+            fold: Encoder = clone(encoder)
+            held_out = None
+            if "validation" in split.parts:
+                held_out = split.select(self.responses, "validation")
+            fold.fit(self.features, split.select(self.responses, "train"), held_out)
+            parts.append(fold.predict(self.features, split["test"]))
+        joined = xr.concat(parts, dim="image").sel(image=list(self.scored_images))
+        return joined, fold

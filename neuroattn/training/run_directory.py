@@ -1,0 +1,129 @@
+"""The run directory: everything of a run in one folder, never overwritten by another run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from neuroattn.data.split import Split
+from neuroattn.data.storage import save
+from neuroattn.errors import FileError, RunExistsError
+from neuroattn.io import atomic_path, write_json
+from neuroattn.training.checkpoints import BEST, LAST
+
+
+class RunDirectory:
+    """The places of a run.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``config.yaml``, ``manifest.json``, ``split.json``, ``checkpoints/``, ``weights.safetensors``
+        with ``config.json`` and ``voxels.nc``, ``scores.nc``, ``predictions.zarr``, ``maps/``,
+        ``report.html``.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.manifest = self.path / "manifest.json"
+        self.split = self.path / "split.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.scores = self.path / "scores.nc"
+        self.predictions = self.path / "predictions.zarr"
+        self.maps = self.path / "maps"
+        self.report = self.path / "report.html"
+
+    def require_new(self) -> None:
+        """Refuse a folder that holds anything.
+
+        Raises
+        ------
+        RunExistsError
+            If it does.
+        """
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            return
+        if self.path.exists():
+            raise RunExistsError(
+                f"run directory {self.path} exists already and is never overwritten. "
+                "Choose another --run, continue it with --ckpt_path last, or remove it."
+            )
+
+    def require_finished(self) -> None:
+        """Refuse a folder that is no run.
+
+        Raises
+        ------
+        FileError
+            If ``config.yaml`` is not there.
+        """
+        if not self.config.is_file():
+            raise FileError(
+                f"{self.path} is not a run directory of `neuroattn fit` (no config.yaml in it)."
+            )
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the path of checkpoint ``"last"`` or ``"best"``, or of a file.
+
+        Raises
+        ------
+        FileError
+            If it is not there: a resume without a checkpoint is never a fresh start.
+        """
+        path = {"last": self.checkpoints / LAST, "best": self.checkpoints / BEST}.get(name)
+        path = Path(name) if path is None else path
+        if not path.is_file():
+            raise FileError(
+                f"ckpt_path={name!r}: there is no checkpoint {path}. "
+                "To start afresh, leave ckpt_path out and choose a new --run."
+            )
+        return path
+
+    def write_start(self, config: str, split: Split) -> None:
+        """Write ``config.yaml`` and ``split.json``."""
+        with atomic_path(self.config) as beside:
+            beside.write_text(config, encoding="utf-8")
+        split.save(self.split)
+
+    def write_predictions(
+        self, prediction: xr.DataArray, responses: xr.Dataset, encoder: str
+    ) -> None:
+        """Write predictions of images as a response set of its own, ``predictions.zarr``.
+
+        Parameters
+        ----------
+        prediction : xarray.DataArray
+            (image, voxel)
+        responses : xarray.Dataset
+            The voxels' coordinates, ROIs and attributes are taken from it.
+        encoder : str
+            Named as the source.
+        """
+        save(predicted_responses(prediction, responses, encoder), self.predictions)
+
+    def write_manifest(self, facts: dict[str, Any]) -> None:
+        """Write ``manifest.json``."""
+        write_json(self.manifest, facts)
+
+
+def predicted_responses(
+    prediction: xr.DataArray, responses: xr.Dataset, encoder: str
+) -> xr.Dataset:
+    """Return predictions (image, voxel) as a response set with the voxels of ``responses``."""
+    count = prediction.sizes["image"]
+    voxels = responses.drop_dims("presentation", errors="ignore")
+    unknown = ("presentation", [-1] * count)
+    return (
+        voxels.assign(response=(("presentation", "voxel"), prediction.values.astype("float32")))
+        .assign_coords(
+            image=("presentation", prediction["image"].values.astype(str)),
+            session=unknown,
+            run=unknown,
+            repetition=unknown,
+            repeats=("presentation", [1] * count),
+        )
+        .assign_attrs(source=f"predictions of {encoder}")
+    )
