@@ -49,15 +49,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         if beside.is_dir():
             shutil.rmtree(beside, ignore_errors=True)
-        else:
-            beside.unlink(missing_ok=True)
+        elif beside.exists():
+            beside.unlink()
 
 
 def _replace(beside: Path, target: Path) -> None:
     if beside.is_dir() and target.is_dir():
         old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
         os.replace(target, old)
-        os.replace(beside, target)
+        try:
+            os.replace(beside, target)
+        except OSError:
+            os.replace(old, target)
+            raise
         shutil.rmtree(old)
         return
     if beside.is_file():
@@ -106,12 +110,22 @@ def existing(path: str | Path, what: str) -> Path:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write named tensors and string metadata as safetensors, atomically."""
+    """Write named tensors and string metadata as safetensors, atomically.
+
+    Raises
+    ------
+    FileError
+        When the operating system refuses (full disk, no permission); the old file stays.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as beside:
-        save_file(plain, beside, metadata=dict(metadata))
+        try:
+            save_file(plain, beside, metadata=dict(metadata))
+        except SafetensorError as error:  # how safetensors tells a full disk
+            raise OSError(str(error)) from error
         beside.chmod(0o644)  # safetensors writes for the owner alone
 
 

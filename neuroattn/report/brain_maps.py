@@ -114,7 +114,9 @@ def nifti_image(data: NDArray[np.floating[Any]], voxels: xr.Dataset) -> Any:
     """Return a ``nibabel.Nifti1Image`` of data on the grid of the voxels."""
     import nibabel
 
-    return nibabel.Nifti1Image(data, affine(voxels))  # type: ignore[no-untyped-call]
+    # The library has types for some of its calls only.
+    kit: Any = nibabel
+    return kit.Nifti1Image(data, affine(voxels))
 
 
 def _has_volume(voxels: xr.Dataset) -> bool:
@@ -180,7 +182,6 @@ def _nifti(values: NDArray[np.floating[Any]], voxels: xr.Dataset, name: str) -> 
 def _gifti(values: NDArray[np.floating[Any]], voxels: xr.Dataset, side: str, name: str) -> bytes:
     from nibabel.gifti import gifti
 
-    # The library has types for some of its calls only.
     kit: Any = gifti
     mesh = to_fsaverage(values, voxels, side).astype(np.float32)
     column = kit.GiftiDataArray(

@@ -14,7 +14,6 @@ from neuroattn.errors import InputError, MismatchError
 from neuroattn.report import png, surface_picture, surface_values, why_no_surface
 from tests.report.small import pixels, surface_voxels, volume_voxels
 
-# nilearn compiles its documentation and its meshes with deprecated calls of other libraries.
 V1_LEFT = (-8, -92, 2)
 
 
@@ -74,7 +73,6 @@ def test_vertices_of_finer_meshes_are_read_where_fsaverage5_has_them(
     assert np.isfinite(values["right"]).sum() == (2 if count == 10242 else 1)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:nilearn")
 def test_the_picture_shows_colour_where_values_are_and_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
