@@ -25,7 +25,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
-    "mathml",
+    "mathtext",
     "own_members",
 ]
 templates_path = ["_templates"]
@@ -43,7 +43,7 @@ numpydoc_class_members_toctree = False
 
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
-html_math_renderer = "mathml"
+html_math_renderer = "mathtext"
 
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",

@@ -15,6 +15,7 @@ from neuroattn.errors import FileError
 
 if TYPE_CHECKING:
     import torch
+    import xarray as xr
 
 
 @contextmanager
@@ -90,6 +91,51 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FileError(f"{path} is not valid JSON: {error}.") from error
+
+
+def read_yaml(path: str | Path, what: str = "YAML file") -> Any:
+    """Read a YAML file of plain data.
+
+    Raises
+    ------
+    FileError
+        If it is missing, a folder, or is not YAML; the message names file, line and column.
+    """
+    import yaml
+
+    path = existing(path, what)
+    if path.is_dir():
+        raise FileError(f"{what} {path} is a folder; give a file.")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).replace('"<unicode string>", ', "").split())
+        raise FileError(f"{what} {path} is not valid YAML: {reason}.") from error
+
+
+def write_netcdf(path: str | Path, dataset: xr.Dataset, **options: Any) -> None:
+    """Write a dataset as netCDF 4, atomically.
+
+    The HDF5 library can crash the process when a disk fills up, so it writes to memory, and the
+    bytes go to the disk by our own hand.
+
+    Parameters
+    ----------
+    path : str or Path
+        The final place.
+    dataset : xarray.Dataset
+        Held in memory once more while it is written.
+    **options
+        As for :meth:`xarray.Dataset.to_netcdf`.
+
+    Raises
+    ------
+    FileError
+        When the operating system refuses; an older file stays as it was.
+    """
+    whole = dataset.to_netcdf(engine="h5netcdf", **options)
+    with atomic_path(path) as beside:
+        beside.write_bytes(whole)
 
 
 def existing(path: str | Path, what: str) -> Path:

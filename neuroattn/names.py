@@ -65,7 +65,7 @@ def check_name(argument: str, name: str, known: Iterable[str]) -> str:
     allowed = sorted(known)
     if name not in allowed:
         raise UnknownNameError(
-            f"{argument}={name!r} is unknown{did_you_mean(name, allowed)} "
+            f"{argument}={name!r} is unknown{did_you_mean(name, allowed) or '.'} "
             f"Allowed: {', '.join(allowed)}."
         )
     return name

@@ -103,7 +103,8 @@ class MultiheadAttention(nn.Module):
         return weights(self.mechanism, query, keys, **self.parameters_of_mechanism)
 
     def _heads(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        split: Tensor = projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split
 
 
 def sine_position(rows: int, columns: int, dim: int, temperature: float = 10_000.0) -> Tensor:

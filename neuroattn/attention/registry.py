@@ -140,13 +140,15 @@ def attend(
     UnknownNameError
         Unknown mechanism, form, backend or parameter.
     InputError
-        Shapes that do not fit, or a causal request to a mechanism without a causal form.
+        Shapes that do not fit, a mask that is not bool, or a causal request to a mechanism
+        without a causal form.
     """
     spec = get(name)
     _check_parameters(spec, parameters)
     check_name("form", form, ("auto", *spec.forms))
     check_name("backend", backend, ("auto", *spec.backends))
     _check_shapes(query, key, value)
+    mask = _checked_mask(mask, query, key)
     if causal and not spec.causal:
         raise InputError(f"attention={name!r} has no causal form; set causal=False.")
     return spec.forward(
@@ -176,6 +178,7 @@ def weights(
     if spec.weights is None:
         raise InputError(f"attention={name!r} has no explicit matrix of weights.")
     _check_shapes(query, key, key)
+    mask = _checked_mask(mask, query, key)
     return spec.weights(query, key, causal=causal, mask=mask, scale=scale, **parameters)
 
 
@@ -203,10 +206,28 @@ def _check_parameters(spec: Mechanism, given: Mapping[str, Any]) -> None:
 def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
     shapes = [tuple(tensor.shape) for tensor in (query, key, value)]
     fits = all(len(shape) == 4 for shape in shapes) and (
-        query.shape[-1] == key.shape[-1] and key.shape[-2] == value.shape[-2]
+        query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and query.shape[-1] == key.shape[-1]
+        and key.shape[-2] == value.shape[-2]
     )
     if not fits:
         raise InputError(
             f"query, key, value have shapes {shapes}; needed are (batch, heads, queries, dim), "
             "(batch, heads, keys, dim) and (batch, heads, keys, value_dim)."
         )
+
+
+def _checked_mask(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+    """Return the mask with four dimensions."""
+    if mask is None:
+        return None
+    shape = (*query.shape[:3], key.shape[2])
+    sizes = (1,) * (4 - mask.ndim) + tuple(mask.shape)
+    fits = len(sizes) == 4 and all(a in (1, b) for a, b in zip(sizes, shape, strict=True))
+    # A fused kernel would add a mask of numbers to the logits.
+    if mask.dtype != torch.bool or not fits:
+        raise InputError(
+            f"mask is {mask.dtype} of shape {tuple(mask.shape)}; needed is bool, True where "
+            f"attention is allowed, that broadcasts to (batch, heads, queries, keys) = {shape}."
+        )
+    return mask.reshape(sizes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -54,11 +53,12 @@ def softmax_attention(
     if backend == "reference":
         return softmax_weights(query, key, causal=causal, mask=mask, scale=scale) @ value
     joined = allowed(query.shape[-2], key.shape[-2], causal, mask, query.device)
-    read = F.scaled_dot_product_attention(query, key, value, attn_mask=joined, scale=scale)
     if joined is None:
-        return read
-    # Not every fused kernel gives zeros for a row that sees nothing.
-    return torch.where(joined.any(dim=-1, keepdim=True), read, torch.zeros_like(read))
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    # Fused kernels differ in what they give, and pass back, for a row that sees nothing.
+    seen = joined.any(dim=-1, keepdim=True)
+    read = F.scaled_dot_product_attention(query, key, value, attn_mask=joined | ~seen, scale=scale)
+    return read.masked_fill(~seen, 0.0)
 
 
 register(

@@ -8,7 +8,8 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from neuroattn.cli.finish import write_encoders, write_predictions, write_presentation
-from neuroattn.cli.messages import explain
+from neuroattn.cli.messages import RECIPE_MODE, explain, recipe_errors
+from neuroattn.encoders.base import Encoder
 from neuroattn.encoders.comparison import Comparison
 from neuroattn.errors import InputError
 from neuroattn.io import atomic_path, write_json
@@ -31,7 +32,7 @@ def parser() -> CompareParser:
     made = CompareParser(
         prog="neuroattn compare",
         description="Fit and score several encoders on the same images and write one report.",
-        parser_mode="omegaconf",
+        **RECIPE_MODE,
     )
     made.add_argument("-c", "--config", action="config", help="A recipe with `encoders:`.")
     made.add_argument("--run", type=str, help="The run directory; never overwritten.")
@@ -43,7 +44,8 @@ def parser() -> CompareParser:
 def main(command: str, arguments: Sequence[str]) -> None:
     """Run ``neuroattn compare``."""
     made = parser()
-    settings = made.parse_args(list(arguments))
+    with recipe_errors():
+        settings = made.parse_args(list(arguments))
     if not settings.run:
         raise InputError("--run is missing: name the run directory, e.g. --run runs/compared.")
     run = RunDirectory(settings.run)
@@ -59,8 +61,8 @@ def main(command: str, arguments: Sequence[str]) -> None:
 
 def run_comparison(
     run: RunDirectory, comparison: Comparison, manifest: Manifest, config: str
-) -> None:
-    """Fit and score the encoders and write all numbers of the run.
+) -> dict[str, Encoder]:
+    """Fit and score the encoders, write all numbers of the run, and return the fitted encoders.
 
     Nothing is written before the last encoder is scored, so a failed comparison leaves no run.
     """
@@ -74,3 +76,4 @@ def run_comparison(
     write_predictions(run, list(encoders.values())[-1], comparison.features)
     key = str(comparison.features.attrs["key"])
     run.write_manifest(manifest.facts(comparison.responses, key, encoders=list(encoders)))
+    return encoders

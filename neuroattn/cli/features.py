@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuroattn.cli.compare import CompareParser
+from neuroattn.cli.messages import RECIPE_MODE, recipe_errors
 from neuroattn.cli.results import PlainParser
 from neuroattn.data.reader import Reader
 from neuroattn.errors import InputError
@@ -26,7 +27,7 @@ def main(command: str, arguments: Sequence[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="images at once")
     given = parser.parse_args(list(arguments))
     data = read_recipe(given.recipe)
-    wanted = CompareParser(prog="neuroattn features", parser_mode="omegaconf")
+    wanted = CompareParser(prog="neuroattn features", **RECIPE_MODE)
     wanted.add_argument("--source", type=Reader)
     wanted.add_argument("--basis", type=FeatureBasis)
     wanted.add_argument("--store", type=str, default=".neuroattn/features")
@@ -56,13 +57,10 @@ def read_recipe(path: str) -> dict[str, object]:
     FileError
         If it is not there.
     """
-    import yaml
+    from omegaconf import OmegaConf
 
-    text = existing(path, "recipe").read_text(encoding="utf-8")
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from error
+    with recipe_errors():
+        found = OmegaConf.to_container(OmegaConf.load(existing(path, "recipe")), resolve=True)
     data = found.get("data", found) if isinstance(found, dict) else None
     if not isinstance(data, dict) or not {"source", "basis"} <= set(data):
         raise InputError(f"{path} names no source and basis; a recipe has both, see encoders/.")

@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from neuroattn.errors import InputError
 from neuroattn.names import did_you_mean
+
+#: Recipes may say ``${oc.env:NAME}`` for an environment variable.
+RECIPE_MODE = {"parser_mode": "omegaconf"}
 
 _BOILERPLATE = re.compile(
     r"^(Does not validate against any|Subtypes:|\(?<class|Errors:|Given value|Expected a <class 'NoneType'>)"
 )
 _KEY = re.compile(r'^Parser key "([^"]+)":\s*')
+
+
+@contextmanager
+def recipe_errors() -> Iterator[None]:
+    """Turn what OmegaConf says of a recipe into an :class:`InputError`.
+
+    Raises
+    ------
+    InputError
+        If a recipe is no YAML, or names an environment variable that is not set.
+    """
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        reason = str(error.msg if hasattr(error, "msg") else error).splitlines()[0]
+        reason = reason.removeprefix("KeyError raised while resolving interpolation: ")
+        hint = (
+            " Set it before the command: NAME=value neuroattn …" if "nvironment" in reason else ""
+        )
+        raise InputError(f"recipe, key {key}: {reason.strip(chr(34))}.{hint}") from error
+    except YAMLError as error:
+        raise InputError(f"recipe is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def explain(message: str, known: Sequence[str]) -> str:

@@ -14,9 +14,11 @@ import xarray as xr
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from neuroattn.cli.finish import write_encoders, write_predictions, write_presentation
-from neuroattn.cli.messages import explain
+from neuroattn.cli.messages import RECIPE_MODE, explain, recipe_errors
+from neuroattn.cli.plan import print_plan
 from neuroattn.errors import InputError
 from neuroattn.training.checkpoints import read_checkpoint, training_callbacks
 from neuroattn.training.datamodule import EncodingData
@@ -67,8 +69,14 @@ class RecipeCLI(LightningCLI):
         return super().init_parser(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``--run``."""
+        """Add what a run needs beside model, data and trainer."""
         parser.add_argument("--run", type=str, help="The run directory; never overwritten.")
+        parser.add_argument(
+            "--base",
+            type=str,
+            help="Relative paths of the recipe start here; by default in the current folder.",
+        )
+        parser.add_argument("--dry_run", type=bool, default=False, help="Print the plan only.")
 
     @property
     def settings(self) -> Any:
@@ -79,16 +87,23 @@ class RecipeCLI(LightningCLI):
         """Check the run directory before anything expensive starts."""
         if not self.settings.run:
             raise InputError("--run is missing: name the run directory, e.g. --run runs/first.")
-        self.run_directory = RunDirectory(self.settings.run)
+        self.settings.run = os.path.abspath(self.settings.run)
+        run = self.run_directory = RunDirectory(self.settings.run)
         checkpoint = self.settings.get("ckpt_path")
         if self.subcommand != "fit":
-            self.run_directory.require_finished()
+            run.require_finished()
             checkpoint = checkpoint or "best"
+        self.resumes = bool(checkpoint) and run.config.is_file()
         if checkpoint:
-            path = self.run_directory.checkpoint(checkpoint)
-            self.settings.ckpt_path = str(path)
-        elif int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            self.run_directory.require_new()
+            self.settings.ckpt_path = os.path.abspath(run.checkpoint(checkpoint))
+        if not self.resumes and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            run.require_new()
+        self.settings.base = os.path.abspath(self.settings.base or os.curdir)
+        if os.path.isdir(self.settings.base):  # else: a run that was moved with its data
+            os.chdir(self.settings.base)
+        self.resolved = self._parser(self.subcommand).dump(self.settings, skip_none=False)
+        if self.resumes and self.subcommand == "fit":
+            run.require_same(self.resolved)
 
     def instantiate_classes(self) -> None:
         """Instantiate data, model and trainer."""
@@ -122,25 +137,29 @@ class RecipeCLI(LightningCLI):
         given["default_root_dir"] = str(directory.path)
         given["num_sanity_val_steps"] = 0
         given["enable_model_summary"] = False
-        return Trainer(**given)
+        try:
+            return Trainer(**given)
+        except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write weights, scores, predictions, maps and report."""
         run, data = self.run_directory, self.datamodule
+        if self.settings.dry_run:
+            print_plan(self.model, data)
+            return
+        self._prepare_model()
+        if self.resumes:
+            print(f"going on with {run.path}")
+        self.trainer.callbacks.append(RunStart(run, self.resolved, data.split))
+        try:
+            with torch.random.fork_rng():
+                self.trainer.fit(self.model, datamodule=data, ckpt_path=self.settings.ckpt_path)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from error
         if self.trainer.is_global_zero:
-            config = self._parser(self.subcommand).dump(self.settings, skip_none=False)
-            if not self.settings.ckpt_path:
-                data.prepare_data()
-                run.write_start(config, data.split)
-        with torch.random.fork_rng():
-            self.trainer.fit(self.model, datamodule=data, ckpt_path=self.settings.ckpt_path)
-        if self.trainer.interrupted:
-            raise KeyboardInterrupt
-        if self.trainer.is_global_zero:
-            best = read_checkpoint(run.checkpoint("best"))
-            self.model.load_state_dict(best["state_dict"])
-            self._write_scores()
-            encoder = self.model.encoder(data.features, data.part("train"), data.seed)
+            load_weights(run.checkpoint("best"), self.model)
+            encoder = self._write_scores()
             write_predictions(run, encoder, data.features)
             key = str(data.features.attrs["key"])
             run.write_manifest(self.manifest.facts(data.responses, key, encoders=[self.name]))
@@ -153,11 +172,19 @@ class RecipeCLI(LightningCLI):
         """The class of the encoder that the module trains."""
         return type(self.model).__name__.replace("Module", "Encoder")
 
-    def _write_scores(self) -> None:
+    def _prepare_model(self) -> None:
+        """Build the network here, whatever processes train it, and check the checkpoint."""
         data = self.datamodule
-        encoder = self.model.encoder(data.features, data.part("train"), data.seed)
+        self.model.prepare(data.features, data.part("train"), data.seed)
+        if self.settings.ckpt_path:
+            load_weights(self.settings.ckpt_path, self.model)
+
+    def _write_scores(self) -> TrainedEncoder:
+        data = self.datamodule
+        encoder: TrainedEncoder = self.model.encoder(data.features, data.part("train"), data.seed)
         score = encoder.score(data.features, data.part("test"))
         write_encoders(self.run_directory, {self.name: encoder}, {self.name: score})
+        return encoder
 
     def validate(self, **kwargs: Any) -> None:
         """Print the validation loss of the best checkpoint."""
@@ -198,14 +225,14 @@ def main(command: str, arguments: Sequence[str]) -> None:
     NeuroattnError
         For every mistake of the user.
     """
-    arguments = list(arguments)
+    arguments = ["--dry_run=true" if each == "--dry-run" else each for each in arguments]
     if command != "fit" and arguments and not arguments[0].startswith("-"):
         run = RunDirectory(arguments.pop(0))
         run.require_finished()
         arguments = ["--config", str(run.config), "--run", str(run.path), *arguments]
     if not arguments:
         raise InputError(f"nothing to run. {_HELP[command]}")
-    with _quiet(), quiet_lightning():
+    with _quiet(), quiet_lightning(), recipe_errors():
         RecipeCLI(
             EncoderModule,
             EncodingData,
@@ -214,6 +241,7 @@ def main(command: str, arguments: Sequence[str]) -> None:
             save_config_callback=None,
             seed_everything_default=False,
             auto_configure_optimizers=False,
+            parser_kwargs={**RECIPE_MODE, **dict.fromkeys(_HELP, RECIPE_MODE)},
             args=[command, *arguments],
         )
 

@@ -11,7 +11,7 @@ from neuroattn.data.transforms import add_ncsnr, average_repetitions, zscore_wit
 
 
 def prepare(responses: xr.Dataset, zscore: bool = True) -> xr.Dataset:
-    """Validate, z-score within session, estimate ``ncsnr``, drop unusable voxels, average.
+    """Validate, drop unusable voxels, z-score within session, estimate ``ncsnr``, average.
 
     Parameters
     ----------
@@ -25,7 +25,8 @@ def prepare(responses: xr.Dataset, zscore: bool = True) -> xr.Dataset:
     -------
     xarray.Dataset
         One presentation an image; attributes ``dropped_nan_voxels`` and
-        ``dropped_constant_voxels`` count what was removed.
+        ``dropped_constant_voxels`` (constant throughout, or within a session that is z-scored)
+        count what was removed.
 
     Raises
     ------
@@ -34,11 +35,15 @@ def prepare(responses: xr.Dataset, zscore: bool = True) -> xr.Dataset:
     """
     dataset = validate(responses)
     averaged = "repeats" in dataset.coords
-    if zscore and not averaged:
-        dataset = zscore_within_session(dataset)
     dataset, counts = drop_unusable_voxels(dataset)
+    missing, constant = counts["nan_voxels"], counts["constant_voxels"]
+    if zscore and not averaged:
+        dataset, counts = drop_unusable_voxels(zscore_within_session(dataset))
+        constant += counts["nan_voxels"] + counts["constant_voxels"]
     repeated = len(np.unique(dataset["image"].values)) < dataset.sizes["presentation"]
-    if repeated and not averaged and not {"ncsnr", "ceiling"} & set(dataset):
+    # A ceiling of single responses does not outlive their average, so it is no substitute.
+    if repeated and not averaged and "ncsnr" not in dataset:
         dataset = add_ncsnr(dataset)
-    dropped = {f"dropped_{name}": int(count) for name, count in counts.items()}
-    return average_repetitions(dataset).assign_attrs(dropped)
+    return average_repetitions(dataset).assign_attrs(
+        dropped_nan_voxels=missing, dropped_constant_voxels=constant
+    )

@@ -1,4 +1,4 @@
-"""Procedural scenes: objects of five categories on 1/f backgrounds, with the masks of the objects."""
+"""Procedural scenes: objects of five categories on 1/f backgrounds, and where they are."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def make_scenes(count: int, size: int, rng: np.random.Generator, objects: int = 
 
 
 def one_over_f(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return a coloured texture (size, size, 3) whose amplitude spectrum falls as 1/f, in 0..255."""
+    """Return a coloured texture (size, size, 3), amplitude spectrum 1/f, mostly in 0..255."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
     frequency[0, 0] = np.inf
     noise = rng.standard_normal((3, size, size))
@@ -97,7 +97,7 @@ def _place(
     size = len(labels)
     for _ in range(_TRIES):
         extent = int(size * rng.uniform(0.22, 0.42))
-        row, column = rng.integers(0, size - extent, 2)
+        row, column = rng.integers(0, size - extent + 1, 2)
         window = (slice(row, row + extent), slice(column, column + extent))
         if not labels[window].any():
             break
@@ -126,10 +126,8 @@ def draw_object(
     layer = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     _PAINTERS[category](ImageDraw.Draw(layer), side, rng)
     small = np.asarray(layer.resize((extent, extent), Image.Resampling.BOX), np.float64)
-    # BOX averages premultiplied colour only where alpha is constant: undo the dark fringe.
-    mask = small[..., 3] / 255
-    picture = small[..., :3] / np.maximum(mask, 1 / 255)[..., None]
-    return np.clip(picture, 0, 255), mask
+    # Pillow weighs colours by their alpha: edges keep the object's colour.
+    return small[..., :3], small[..., 3] / 255
 
 
 def _colour(rng: np.random.Generator, low: Colour, high: Colour) -> Colour:

@@ -1,4 +1,4 @@
-"""A cortex whose truth is known: retinotopic early voxels, category voxels that look where the object is."""
+"""A cortex whose truth is known: retinotopic early voxels, and category voxels that route."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ class SimulatedCortex(Reader):
     pixels of the objects of its category, wherever they are**, and is silent when there is none:
     routing by content, which no static receptive field can do. Every voxel has its own weights
     on the channels. Signals have unit variance over the images; noise (white, and drift within
-    runs) is scaled so that a voxel's ``ncsnr`` is known exactly; sessions differ in offset and gain.
+    runs) is scaled so that a voxel's ``ncsnr`` is known exactly; sessions differ in offset and
+    gain.
 
     It is a test bench: it shows whether an encoder recovers routing that is there. It is no
     evidence that cortex routes this way, and its categories are easier than natural ones.
@@ -99,7 +100,8 @@ class SimulatedCortex(Reader):
     Raises
     ------
     InputError
-        If a count is not positive or the scanner's ranges make no sense.
+        If a count is not positive or the scanner's ranges make no sense; later, if the scenes are
+        too few to show every category twice.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class SimulatedCortex(Reader):
         return make_scenes(self.n_scenes, self.size, self._rng(0))
 
     def images(self) -> ImageArray:
-        """Return the scenes as images with ids ``scene-00000`` …"""
+        """Return the scenes as images with ids ``scene-00000`` and on."""
         return ImageArray(self.scenes.images, tuple(_image_ids(self.n_scenes)))
 
     @cached_property
@@ -146,7 +148,8 @@ class SimulatedCortex(Reader):
         blocks = [self.basis.extract(list(self.scenes.images[batch])) for batch in batches]
         tokens = np.concatenate(blocks).astype(np.float64)
         spread = tokens.std(axis=(0, 1))
-        return (tokens - tokens.mean(axis=(0, 1))) / np.where(spread > 0, spread, 1.0)
+        scaled: Array = (tokens - tokens.mean(axis=(0, 1))) / np.where(spread > 0, spread, 1.0)
+        return scaled
 
     @cached_property
     def routing(self) -> Array:
@@ -160,7 +163,8 @@ class SimulatedCortex(Reader):
         covered = np.add.reduceat(np.add.reduceat(masks, edges[0], axis=2), edges[1], axis=3)
         flat = covered.reshape(*covered.shape[:2], rows * columns).astype(np.float64)
         total = flat.sum(axis=2, keepdims=True)
-        return np.divide(flat, total, out=np.zeros_like(flat), where=total > 0)
+        shares: Array = np.divide(flat, total, out=np.zeros_like(flat), where=total > 0)
+        return shares
 
     @cached_property
     def _truth(self) -> xr.Dataset:
@@ -182,7 +186,7 @@ class SimulatedCortex(Reader):
             (voxel, channel)``; ``area``, ``category`` (voxel; "" in early areas);
             ``routing (image, category_name, token)``.
         """
-        return self._truth.copy()
+        return self._truth.copy(deep=True)
 
     def _subject(self, subject: int) -> xr.Dataset:
         rng = self._rng(1, subject)
@@ -224,9 +228,15 @@ class SimulatedCortex(Reader):
     def _category(self, area: str, rng: np.random.Generator) -> xr.Dataset:
         category, centre = CATEGORY_AREAS[area]
         count = self.voxels[1]
-        left = np.arange(count) < (count if area == "VWFA" else (count + 1) // 2)
+        lefts = count if area == "VWFA" else (count + 1) // 2
+        left: NDArray[np.bool_] = np.arange(count) < lefts
         shown = self.routing[:, CATEGORIES.index(category)]
-        present = shown.any(axis=1)
+        present: NDArray[np.bool_] = shown.any(axis=1)
+        if present.sum() < 2:
+            raise InputError(
+                f"scenes={self.n_scenes} (seed {self.seed}) show a {category} {present.sum()} "
+                "times; every category is needed in at least 2 scenes. Simulate more."
+            )
         weights = rng.standard_normal((count, self._tokens.shape[2]))
         content = np.einsum("it,itc->ic", shown, self._tokens, optimize=True) @ weights.T
         content = (content - content[present].mean(axis=0)) / content[present].std(axis=0)
@@ -294,7 +304,8 @@ class SimulatedCortex(Reader):
         shape = (session.max() + 1, signal.shape[1])
         gain = np.exp(scanner.gain * rng.standard_normal(shape))
         offset = rng.standard_normal(shape)
-        return gain[session] * (signal + spread * noise) + offset[session]
+        measured: Array = gain[session] * (signal + spread * noise) + offset[session]
+        return measured
 
 
 def _image_ids(count: int) -> list[str]:
@@ -316,7 +327,9 @@ def _drift(
 
 def _blob(centre: tuple[int, int, int], left: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Voxel indices (voxel, 3): a compact ball around the centre in each hemisphere."""
-    reach = np.arange(-6, 7)
+    # A ball of this radius has room for all of them.
+    radius = int(np.ceil(np.cbrt(len(left))))
+    reach = np.arange(-radius, radius + 1)
     cube = np.stack(np.meshgrid(reach, reach, reach, indexing="ij"), axis=-1).reshape(-1, 3)
     ball = cube[np.argsort((cube**2).sum(axis=1), kind="stable")]
     inverse = np.linalg.inv(np.asarray(_AFFINE))

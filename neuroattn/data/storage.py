@@ -13,7 +13,7 @@ import xarray as xr
 from neuroattn.data.response_set import ResponseSet
 from neuroattn.data.rules import as_text, validate
 from neuroattn.errors import FileError, InputError
-from neuroattn.io import atomic_path, existing
+from neuroattn.io import atomic_path, existing, write_netcdf
 
 #: What both formats keep as one JSON text: netCDF has no nested lists, dicts or None.
 _ATTRS = "neuroattn_attributes"
@@ -41,13 +41,13 @@ def save(dataset: ResponseSet, path: str | Path) -> None:
     kind = _kind(path)
     validate(dataset)
     plain = _storable(dataset)
-    with atomic_path(path) as beside:
-        if kind == "zarr":
+    if kind == "zarr":
+        with atomic_path(path) as beside:
             _write_zarr(plain, beside)
-        else:
-            # The checksum turns a flipped bit into an error instead of a number.
-            options = {"fletcher32": True, "chunksizes": _chunks(plain)}
-            plain.to_netcdf(beside, engine="h5netcdf", encoding={"response": options})
+    else:
+        # The checksum turns a flipped bit into an error instead of a number.
+        options = {"fletcher32": True, "chunksizes": _chunks(plain)}
+        write_netcdf(path, plain, encoding={"response": options})
 
 
 def open_responses(path: str | Path) -> ResponseSet:

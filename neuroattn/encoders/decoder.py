@@ -222,14 +222,15 @@ class BrainDecoder(EncoderNetwork):
     def attention_maps(self, tokens: Tensor, layer: int = -1) -> Tensor:
         """Return the attention weights (batch, queries, heads, tokens) of a layer."""
         tokens, layers = self.standardise(tokens), self._layers()
-        state, stop = torch.zeros_like(self.query)[None], layer % len(layers)
-        for index, each in enumerate(layers):
+        if not -len(layers) <= layer < len(layers):
+            raise InputError(f"layer={layer} is not one of the {len(layers)} layers, 0 the first.")
+        state, last = torch.zeros_like(self.query)[None], layers[layer]
+        for each in layers[: layers.index(last)]:
             keys, values = each.attention.project(tokens, self.position)
-            if index == stop:
-                normed = each.norm_attention(state) + self.query
-                return each.attention.maps(normed, keys).transpose(1, 2)
             state = each(state, self.query, keys, values)
-        raise InputError(f"layer={layer} is not one of the {len(layers)} layers.")
+        keys, _ = last.attention.project(tokens, self.position)
+        normed = last.norm_attention(state) + self.query
+        return last.attention.maps(normed, keys).transpose(1, 2)
 
     def _layers(self) -> list[DecoderLayer]:
         return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]

@@ -77,8 +77,8 @@ class FactorizedEncoder(TrainedEncoder):
         Optimiser, schedule, early stopping.
     seed : int
         Seed of first weights, order of images and held-out validation images.
-    progress : bool
-        Show a progress bar while fitting.
+    progress : bool, optional
+        Show a progress bar while fitting; by default where stderr is a terminal.
 
     References
     ----------
@@ -90,7 +90,7 @@ class FactorizedEncoder(TrainedEncoder):
         self,
         optimisation: Optimisation | Mapping[str, Any] | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> None:
         self.optimisation = optimisation
         self.seed = seed

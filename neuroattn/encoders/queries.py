@@ -40,12 +40,13 @@ def query_map(responses: xr.Dataset, kind: str, parcels: int = 0, seed: int = 0)
     responses : xarray.Dataset
         A response set.
     kind : {"roi", "hemisphere", "parcel", "voxel"}
-        ``roi``: one query for each ROI of each hemisphere (and subject) that has voxels, and one for
-        the voxels in no ROI; a voxel in several ROIs belongs to several queries. ``hemisphere``: one
-        for each hemisphere. ``parcel``: k-means of the voxels' training responses within each
-        hemisphere. ``voxel``: one for each voxel.
+        ``roi``: one query for each ROI of each hemisphere (and subject) that has voxels, and one
+        for the voxels in no ROI; a voxel in several ROIs belongs to several queries.
+        ``hemisphere``: one for each hemisphere. ``parcel``: k-means of the voxels' training
+        responses within each hemisphere. ``voxel``: one for each voxel.
     parcels : int
-        Number of parcels in all (``kind="parcel"`` only), shared between hemispheres by their voxels.
+        Number of parcels in all (``kind="parcel"`` only), shared between hemispheres by their
+        voxels.
     seed : int
         Seed of k-means.
 
@@ -70,7 +71,8 @@ def query_map(responses: xr.Dataset, kind: str, parcels: int = 0, seed: int = 0)
         here = sides == side
         for name, inside in zip(responses["roi"].values.astype(str), roi, strict=True):
             members[f"{side} {name}"] = np.flatnonzero(here & inside)
-        members[f"{side} rest"] = np.flatnonzero(here & ~roi.any(axis=0))
+        rest = np.flatnonzero(here & ~roi.any(axis=0))
+        members[f"{side} rest"] = np.union1d(members.get(f"{side} rest", rest), rest)
     filled = {name: voxels for name, voxels in members.items() if len(voxels)}
     sizes = [len(voxels) for voxels in filled.values()]
     query = np.repeat(np.arange(len(filled)), sizes)
@@ -94,25 +96,37 @@ def _from_labels(labels: NDArray[np.str_]) -> QueryMap:
 def _parcels(
     responses: xr.Dataset, sides: NDArray[np.str_], parcels: int, seed: int
 ) -> NDArray[np.str_]:
-    from sklearn.cluster import MiniBatchKMeans
-    from sklearn.decomposition import PCA
-
     names, counts = np.unique(sides, return_counts=True)
     if not len(names) <= parcels <= len(sides):
         raise InputError(
             f"parcels={parcels} must lie between the number of hemispheres ({len(names)}) and "
             f"the number of voxels ({len(sides)})."
         )
-    shares = np.maximum(1, np.floor(parcels * counts / counts.sum()).astype(int))
-    shares[np.argmax(counts)] += parcels - shares.sum()
+    shares = np.ones(len(names), dtype=int)
+    for _ in range(parcels - len(names)):
+        shares[np.argmax(counts / shares)] += 1
     labels = np.empty(len(sides), dtype=object)
     for name, share in zip(names, shares, strict=True):
         here = np.flatnonzero(sides == name)
-        profile = responses["response"].values[:, here].T.astype(np.float64)
-        profile = profile - profile.mean(axis=1, keepdims=True)
-        profile /= np.maximum(np.linalg.norm(profile, axis=1, keepdims=True), 1e-12)
-        width = min(50, *profile.shape)
-        reduced = PCA(width, random_state=seed).fit_transform(profile)
-        means = MiniBatchKMeans(int(share), random_state=seed, n_init=3).fit(reduced)
-        labels[here] = [f"{name} parcel {label:04d}" for label in means.labels_]
+        found = np.zeros(len(here), dtype=int)
+        if share > 1:
+            found = _clusters(responses["response"].values[:, here].T, int(share), seed)
+        labels[here] = [f"{name} parcel {label:04d}" for label in found]
     return labels.astype(str)
+
+
+def _clusters(profiles: NDArray[np.float32], count: int, seed: int) -> NDArray[np.int64]:
+    """Return the cluster of each profile (voxel, presentation); none of them is empty."""
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.decomposition import PCA
+
+    exact = profiles.astype(np.float64)
+    exact -= exact.mean(axis=1, keepdims=True)
+    exact /= np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)
+    reduced = PCA(min(50, *exact.shape), random_state=seed).fit_transform(exact)
+    means = MiniBatchKMeans(count, random_state=seed, n_init=3).fit(reduced)
+    labels: NDArray[np.int64] = means.labels_.astype(np.int64)
+    for empty in np.setdiff1d(np.arange(count), labels):
+        largest = np.flatnonzero(labels == np.bincount(labels).argmax())
+        labels[largest[-1]] = empty
+    return labels

@@ -15,7 +15,14 @@ import xarray as xr
 from neuroattn import __version__
 from neuroattn.data.rules import as_text
 from neuroattn.errors import FileError, InputError, MismatchError, RunExistsError
-from neuroattn.io import atomic_path, existing, read_json, read_tensors, write_json, write_tensors
+from neuroattn.io import (
+    existing,
+    read_json,
+    read_tensors,
+    write_json,
+    write_netcdf,
+    write_tensors,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -113,8 +120,7 @@ def _write_voxels(path: Path, voxels: xr.Dataset) -> None:
         for name in stored.coords
         if stored[name].dtype.kind in "UTO"
     }
-    with atomic_path(path) as beside:
-        stored.assign_coords(text).to_netcdf(beside, engine="h5netcdf")
+    write_netcdf(path, stored.assign_coords(text))
 
 
 def _read_voxels(path: Path) -> xr.Dataset:

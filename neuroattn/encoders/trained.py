@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from neuroattn.data.transforms import average_repetitions
 from neuroattn.encoders.base import Encoder
+from neuroattn.encoders.inputs import describe_features, rows_of, voxel_table
 from neuroattn.errors import InputError
 from neuroattn.names import did_you_mean
 from neuroattn.training.dataset import ImageResponses
@@ -34,7 +36,7 @@ class TrainedEncoder(Encoder):
 
     network_: EncoderNetwork
     seed: int
-    progress: bool
+    progress: bool | None
 
     @abstractmethod
     def _module(self) -> EncoderModule:
@@ -59,7 +61,7 @@ class TrainedEncoder(Encoder):
             average_repetitions(responses),
             held_out,
             seed=self.seed,
-            progress=self.progress,
+            progress=sys.stderr.isatty() if self.progress is None else self.progress,
         )
         self._adopt(module)
 
@@ -81,15 +83,13 @@ class TrainedEncoder(Encoder):
         **parameters
             The constructor parameters that the module was built with.
         """
-        from neuroattn.encoders.inputs import describe_features, voxel_table
-
         encoder = cls(**parameters)
         encoder.voxels_, encoder.features_ = voxel_table(responses), describe_features(features)
         encoder._adopt(module)
         return encoder
 
     def _predict(self, features: xr.Dataset, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        dataset = ImageResponses(features, features["image"].values[rows])
+        dataset = ImageResponses(features, features["image"].values[rows].tolist())
         predicted = np.empty((len(rows), self.voxels_.sizes["voxel"]), np.float32)
         with torch.inference_mode():
             for start in range(0, len(rows), 64):
@@ -115,7 +115,7 @@ def as_config(argument: str, value: Any, kind: type[Config]) -> Config:
     Raises
     ------
     InputError
-        If a field is unknown or the value is of another type.
+        If a field is unknown, or it or the value is of another type.
     """
     if value is None:
         return kind()
@@ -125,12 +125,18 @@ def as_config(argument: str, value: Any, kind: type[Config]) -> Config:
         raise InputError(
             f"{argument} is a {type(value).__name__}; give a {kind.__name__} or a mapping."
         )
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for name in value:
-        if name not in known:
+    defaults = {field.name: getattr(kind(), field.name) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name, given in value.items():
+        if name not in defaults:
             raise InputError(
-                f"{argument} has no field {name!r}{did_you_mean(str(name), known)} "
-                f"Allowed: {', '.join(known)}."
+                f"{argument} has no field {name!r}{did_you_mean(str(name), defaults)} "
+                f"Allowed: {', '.join(defaults)}."
+            )
+        wanted = type(defaults[name])
+        if wanted is not type(given) and (wanted, type(given)) != (float, int):
+            raise InputError(
+                f"{argument} has {name}={given!r}, a {type(given).__name__}; it must be a "
+                f"{wanted.__name__}, such as {defaults[name]!r}."
             )
     return kind(**value)
 
@@ -142,7 +148,7 @@ def channel_statistics(
 
     Streams over the images; a channel that never changes gets the scale 1.
     """
-    rows = np.sort(features.indexes["image"].get_indexer(list(images)))
+    rows = np.sort(rows_of(features, images))
     tokens = features["tokens"].values
     channels = tokens.shape[2]
     count, mean, square = 0, np.zeros(channels), np.zeros(channels)

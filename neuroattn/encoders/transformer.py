@@ -1,4 +1,4 @@
-"""The transformer brain encoder: learned queries look where each image says, and voxels read them."""
+"""The transformer brain encoder: learned queries look where the image says, voxels read them."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class TransformerEncoder(TrainedEncoder):
         Optimiser, schedule, early stopping.
     seed : int
         Seed of first weights, order of images, dropout and held-out validation images.
-    progress : bool
-        Show a progress bar while fitting.
+    progress : bool, optional
+        Show a progress bar while fitting; by default where stderr is a terminal.
 
     References
     ----------
@@ -83,7 +83,7 @@ class TransformerEncoder(TrainedEncoder):
         network: DecoderConfig | Mapping[str, Any] | None = None,
         optimisation: Optimisation | Mapping[str, Any] | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> None:
         self.network = network
         self.optimisation = optimisation
@@ -119,7 +119,9 @@ class TransformerEncoder(TrainedEncoder):
         """
         self._check_features(features)
         ids = features["image"].values if images is None else np.asarray(list(images), dtype=object)
-        dataset = ImageResponses(features, features["image"].values[rows_of(features, ids)])
+        dataset = ImageResponses(
+            features, features["image"].values[rows_of(features, ids)].tolist()
+        )
         blocks = []
         with torch.inference_mode():
             for start in range(0, len(ids), 32):

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from neuroattn.errors import FileError, InputError
-from neuroattn.io import atomic_path, existing
+from neuroattn.io import existing, write_netcdf
 from neuroattn.metrics import agreement
 from neuroattn.metrics.averages import ALL, comparison, summary
 from neuroattn.metrics.moments import METRICS, Float64, PairMoments
@@ -199,10 +199,7 @@ class Score:
         FileError
             If it cannot be written (a full disk); an older file stays as it was.
         """
-        # The HDF5 library can crash the process when the disk fills up, so it writes to memory.
-        whole = self.dataset.to_netcdf(engine="h5netcdf")
-        with atomic_path(path) as beside:
-            beside.write_bytes(whole)
+        write_netcdf(path, self.dataset)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -11,6 +11,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "comparison_table": "table",
         "display_table": "table",
         "gate_figure": "figures",
+        "object_attention": "routing",
+        "object_attention_figure": "routing",
         "png": "style",
         "print_table": "table",
         "query_masks": "object_mass",

@@ -15,7 +15,8 @@ class EpochBatches(Sampler[list[int]]):
 
     Each process takes every ``world``-th index of a batch. Nothing is padded or shown twice:
     when shuffling, the incomplete last batch is left out (a batch larger than the set becomes
-    the set); without shuffling every index comes once.
+    the set); without shuffling every index comes once, and a remainder too small for all
+    processes joins the batch before it. So every process takes the same number of steps.
 
     Parameters
     ----------
@@ -33,7 +34,8 @@ class EpochBatches(Sampler[list[int]]):
     Raises
     ------
     InputError
-        If there are no items, or fewer items in a training batch than processes.
+        If there are no items, fewer items (in a training batch) than processes, or the seed is
+        negative.
     """
 
     def __init__(
@@ -47,14 +49,17 @@ class EpochBatches(Sampler[list[int]]):
     ) -> None:
         if count < 1 or batch_size < 1:
             raise InputError(f"count={count} and batch_size={batch_size} must be at least 1.")
+        if seed < 0:
+            raise InputError(f"seed={seed} must not be negative.")
         self.count, self.size = count, min(batch_size, count)
         if shuffle:
             self.size -= self.size % world
-            if not self.size:
-                raise InputError(
-                    f"batch_size={batch_size} of {count} images cannot be shared by "
-                    f"{world} processes; give at least one image to each."
-                )
+        if not self.size or count < world:
+            raise InputError(
+                f"batch_size={batch_size} of {count} images cannot be shared by "
+                f"{world} processes; give at least one image to each."
+            )
+        self.size = max(self.size, world)
         self.shuffle, self.seed, self.rank, self.world = shuffle, seed, rank, world
         self.epoch = 0
 
@@ -63,16 +68,15 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        if self.shuffle:
-            return self.count // self.size
-        return -(-self.count // self.size)
+        whole, rest = divmod(self.count, self.size)
+        return whole + (not self.shuffle and rest >= self.world)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.arange(self.count)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
         for batch in range(len(self)):
-            whole = order[batch * self.size : (batch + 1) * self.size]
-            mine = whole[self.rank :: self.world]
-            if len(mine):
-                yield mine.tolist()
+            last = not self.shuffle and batch == len(self) - 1
+            stop = self.count if last else (batch + 1) * self.size
+            whole = order[batch * self.size : stop]
+            yield whole[self.rank :: self.world].tolist()

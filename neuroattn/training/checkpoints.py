@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill: written beside, renamed, and there from the first moment."""
+"""Checkpoints that survive a kill: written beside, renamed, and read without executing anything."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import nn
 
-from neuroattn.errors import FileError
+from neuroattn.errors import FileError, MismatchError
 from neuroattn.io import atomic_path, existing
 from neuroattn.training.optimisation import Optimisation
 
 BEST, LAST = "best.ckpt", "last.ckpt"
+_KEYS = ("state_dict", "epoch", "global_step", "pytorch-lightning_version", "loops", "callbacks")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -59,21 +61,49 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             f"{place} is not a whole checkpoint of tensors and plain data "
             f"({place.stat().st_size} bytes): {reason}"
         ) from error
-    if not isinstance(found, dict) or "state_dict" not in found:
-        raise FileError(f"{place} holds no state_dict; it is not a checkpoint of a training.")
-    return found
+    missing = [key for key in _KEYS if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise FileError(
+            f"{place} is not a checkpoint of a training: it lacks {', '.join(missing)}. "
+            "Give last.ckpt or best.ckpt of a run's folder checkpoints."
+        )
+    return dict(found)
 
 
-class FirstCheckpoint(Callback):
-    """Save the untrained state at once, so that a run killed in its first epoch can go on."""
+def load_weights(path: str | Path, module: nn.Module) -> None:
+    """Read the weights of a checkpoint into the module that it was made of.
 
-    def __init__(self, directory: str | Path) -> None:
-        self.path = Path(directory) / LAST
+    Raises
+    ------
+    FileError
+        If the file is missing, truncated, no checkpoint, or holds more than plain data.
+    MismatchError
+        If it is of another model; names the first weight that differs.
+    """
+    found, own = read_checkpoint(path)["state_dict"], module.state_dict()
+    for key in sorted({*found, *own}):
+        shapes = [list(side[key].shape) if key in side else "missing" for side in (found, own)]
+        if shapes[0] != shapes[1]:
+            raise MismatchError(
+                f"{path} is a checkpoint of another model: {key} is {shapes[0]} in it and "
+                f"{shapes[1]} in this {type(module).__name__}. "
+                "Use the recipe and the data that the checkpoint was made with."
+            )
+    module.load_state_dict(found)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write ``last.ckpt`` if there is none."""
-        if not self.path.exists():
-            trainer.save_checkpoint(self.path)
+
+class RunCheckpoints(ModelCheckpoint):
+    """Keep ``best.ckpt`` and ``last.ckpt``, also in a run that was moved since it was killed."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over which checkpoint was best, wherever it lay then."""
+        moved = {k: self._here(v) for k, v in state_dict.items() if k.endswith("_path")}
+        best = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+        places = {"dirpath": self.dirpath, "best_k_models": best}
+        super().load_state_dict({**state_dict, **moved, **places})
+
+    def _here(self, path: str) -> str:
+        return str(Path(str(self.dirpath)) / Path(path).name) if path else path
 
 
 class EpochSeed(Callback):
@@ -103,8 +133,7 @@ def training_callbacks(
     """
     callbacks: list[Callback] = [
         EpochSeed(seed),
-        FirstCheckpoint(directory),
-        ModelCheckpoint(
+        RunCheckpoints(
             dirpath=str(directory),
             filename="best",
             monitor="validation_loss",

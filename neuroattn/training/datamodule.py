@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from neuroattn.data.prepare import prepare
 from neuroattn.data.reader import Reader
 from neuroattn.data.split import Split, split_by_image
-from neuroattn.errors import MismatchError
+from neuroattn.errors import InputError, MismatchError
 from neuroattn.features.base import FeatureBasis
 from neuroattn.features.store import FeatureStore
 from neuroattn.training.batches import EpochBatches
@@ -38,7 +38,7 @@ class ResponseData(pl.LightningDataModule):
 
     def __init__(self, features: xr.Dataset, parts: dict[str, xr.Dataset], seed: int = 0) -> None:
         super().__init__()
-        self.features, self.parts, self.seed = features, parts, seed
+        self.features, self.parts, self.seed = features, parts, checked_seed(seed)
 
     def part(self, name: str) -> xr.Dataset:
         """Return the responses of a part.
@@ -89,6 +89,19 @@ class ResponseData(pl.LightningDataModule):
         module = self.trainer.lightning_module if self.trainer else None
         optimisation = getattr(module, "optimisation", None)
         return (optimisation or Optimisation()).batch_size
+
+
+def checked_seed(seed: int) -> int:
+    """Return ``seed`` if every generator takes it.
+
+    Raises
+    ------
+    InputError
+        If it is not within 0..2147483647.
+    """
+    if not 0 <= seed < 2**31:
+        raise InputError(f"seed={seed} must lie within 0..{2**31 - 1}.")
+    return seed
 
 
 @dataclass(frozen=True)
@@ -148,18 +161,17 @@ class EncodingData(ResponseData):
         pl.LightningDataModule.__init__(self)
         self.source, self.basis, self.plan = source, basis, split or SplitPlan()
         self.store, self.store_dtype = Path(store), store_dtype
-        self.zscore, self.seed = zscore, seed
+        self.zscore, self.seed = zscore, checked_seed(seed)
 
     def prepare_data(self) -> None:
-        """Fill the feature store; what is there already is not computed again."""
-        store = FeatureStore(self.store)
-        store.fill(self.basis, self.source.images(), dtype=self.store_dtype)
+        """Fill the feature store (Lightning calls this)."""
+        _ = self.features
 
     @cached_property
     def features(self) -> xr.Dataset:  # type: ignore[override]
-        """The stored features of all images."""
+        """The stored features of all images; what is in the store is not computed again."""
         store = FeatureStore(self.store)
-        return store.open(self.basis, self.source.images(), dtype=self.store_dtype)
+        return store.fill(self.basis, self.source.images(), dtype=self.store_dtype)
 
     @cached_property
     def responses(self) -> xr.Dataset:

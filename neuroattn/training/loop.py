@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 
 from neuroattn.data.split import split_by_image
+from neuroattn.errors import InputError
 from neuroattn.training.checkpoints import (
     BEST,
     AtomicCheckpointIO,
@@ -47,6 +48,11 @@ def train(
         Seed of first weights, order, dropout and held-out images.
     progress : bool
         Show a progress bar.
+
+    Raises
+    ------
+    InputError
+        If there are no validation responses and none are to be held out.
     """
     optimisation = module.optimisation
     parts = {"train": responses}
@@ -56,6 +62,11 @@ def train(
         held = optimisation.validation_fraction
         split = split_by_image(responses, {"train": 1 - held, "validation": held}, seed)
         parts = {name: split.select(responses, name) for name in split.parts}
+    else:
+        raise InputError(
+            "validation_fraction=0.0 and no validation responses were given: the best epoch could "
+            "not be chosen. Give fit(..., validation=...) or a fraction above 0."
+        )
     data = ResponseData(features, parts, seed)
     module.prepare(features, parts["train"], seed)
     with tempfile.TemporaryDirectory(prefix="neuroattn-") as folder, quiet_lightning():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
@@ -109,11 +111,24 @@ class EncoderModule(pl.LightningModule, ABC):
         self._moments.update(self(batch["tokens"]).float(), batch["response"])
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss and mean explained variance over all ranks; calibrate while fitting."""
+        """Log loss and mean explained variance over all ranks; calibrate while fitting.
+
+        Raises
+        ------
+        InputError
+            If the loss is not finite while fitting; no such weights are saved.
+        """
         moments = self._gathered(self._moments)
         loss = _mean_squared_error(moments)
+        if self.trainer.state.fn == TrainerFn.FITTING and not math.isfinite(loss):
+            raise InputError(
+                f"the training diverged: validation_loss is {loss} in epoch "
+                f"{self.trainer.current_epoch}. Lower optimisation.learning_rate "
+                f"({self.optimisation.learning_rate:g}), clip the gradient "
+                f"(gradient_clip={self.optimisation.gradient_clip:g}), or use precision='32-true'."
+            )
         self.log("validation_loss", loss, prog_bar=True)
-        explained = float(np.nanmean(moments.explained_variance()))
+        explained = _mean(moments.explained_variance())
         self.log("validation_explained_variance", explained, prog_bar=True)
         if self._statistics:
             self.network.calibrate({n: self._sum(value) for n, value in self._statistics.items()})
@@ -132,7 +147,7 @@ class EncoderModule(pl.LightningModule, ABC):
         self.test_prediction = self._sum(self._found.to(self.device)).cpu().numpy()
         truth = self.trainer.datamodule.responses_of("test")  # type: ignore[attr-defined]
         explained = explained_variance(self.test_prediction, truth)
-        self.log("test_explained_variance", float(np.nanmean(explained)))
+        self.log("test_explained_variance", _mean(explained))
 
     def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return predictions (batch, voxels)."""
@@ -171,3 +186,9 @@ def _mean_squared_error(moments: PairMoments) -> float:
     pp, yy, py = moments.comoment
     bias = moments.mean[0] - moments.mean[1]
     return float(((pp + yy - 2 * py) / moments.count + bias**2).mean())
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Return the mean over the voxels where the metric is defined; NaN where it is for none."""
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if defined.size else math.nan

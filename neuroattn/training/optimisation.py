@@ -12,6 +12,14 @@ from neuroattn.errors import InputError
 from neuroattn.names import check_name
 
 SCHEDULES: tuple[str, ...] = ("cosine", "step", "constant")
+PRECISIONS: tuple[str, ...] = (
+    "32-true",
+    "16-mixed",
+    "bf16-mixed",
+    "64-true",
+    "16-true",
+    "bf16-true",
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Optimisation:
 
     def __post_init__(self) -> None:
         check_name("schedule", self.schedule, SCHEDULES)
+        check_name("precision", self.precision, PRECISIONS)
         least = {"epochs": 1, "batch_size": 1, "step_epochs": 1, "patience": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import xarray as xr
+import yaml
+from pytorch_lightning.callbacks import Callback
 
 from neuroattn.data.split import Split
 from neuroattn.data.storage import save
-from neuroattn.errors import FileError, RunExistsError
-from neuroattn.io import atomic_path, write_json
+from neuroattn.errors import FileError, MismatchError, RunExistsError
+from neuroattn.io import atomic_path, read_yaml, write_json
 from neuroattn.training.checkpoints import BEST, LAST
 
 
@@ -53,16 +57,21 @@ class RunDirectory:
             )
 
     def require_finished(self) -> None:
-        """Refuse a folder that is no run.
+        """Refuse a folder that is no run, and a run that was cut short.
 
         Raises
         ------
         FileError
-            If ``config.yaml`` is not there.
+            If ``config.yaml`` or ``manifest.json``, which comes last, is not there.
         """
         if not self.config.is_file():
             raise FileError(
                 f"{self.path} is not a run directory of `neuroattn fit` (no config.yaml in it)."
+            )
+        if not self.manifest.is_file():
+            raise FileError(
+                f"{self.path} is not finished (no manifest.json in it); go on with "
+                f"`neuroattn fit --run {self.path} --ckpt_path last`."
             )
 
     def checkpoint(self, name: str) -> Path:
@@ -87,6 +96,30 @@ class RunDirectory:
         with atomic_path(self.config) as beside:
             beside.write_text(config, encoding="utf-8")
         split.save(self.split)
+
+    def require_same(self, config: str) -> None:
+        """Refuse to go on with another model or other data than the run was started with.
+
+        Parameters
+        ----------
+        config : str
+            The resolved configuration, YAML.
+
+        Raises
+        ------
+        MismatchError
+            If ``model`` or ``data`` differ (the feature store may lie elsewhere); names the first
+            key that does.
+        """
+        before, now = _flat(read_yaml(self.config)), _flat(yaml.safe_load(config))
+        for key in sorted({*before, *now}):
+            ours = key.startswith(("model.", "data.")) and key != "data.store"
+            if ours and before.get(key) != now.get(key):
+                raise MismatchError(
+                    f"{self.config} has {key}={before.get(key)!r}, but {now.get(key)!r} was "
+                    "given: a run goes on as it was started. Leave --config out to go on with "
+                    "this one, or choose a new --run."
+                )
 
     def write_predictions(
         self, prediction: xr.DataArray, responses: xr.Dataset, encoder: str
@@ -127,3 +160,42 @@ def predicted_responses(
         )
         .assign_attrs(source=f"predictions of {encoder}")
     )
+
+
+class RunStart(Callback):
+    """Make the run directory when the first step is about to run, with ``last.ckpt`` in it.
+
+    Directory, configuration, split and the untrained state appear together: before this moment a
+    kill or an error leaves nothing, after it the run can go on.
+
+    Parameters
+    ----------
+    run : RunDirectory
+        Left as it is if it holds a configuration: then the training goes on.
+    config : str
+        The resolved configuration, YAML.
+    split : Split
+        Of the images.
+    """
+
+    def __init__(self, run: RunDirectory, config: str, split: Split) -> None:
+        self.run, self.config, self.split = run, config, split
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the directory; all processes come here, one of them writes."""
+        if self.run.config.is_file():
+            return
+        writes = trainer.is_global_zero
+        place = atomic_path(self.run.path) if writes else nullcontext(self.run.path)
+        with place as beside:
+            started = RunDirectory(beside)
+            trainer.save_checkpoint(started.checkpoints / LAST)
+            if writes:
+                started.write_start(self.config, self.split)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    pairs = [(f"{prefix}.{key}" if prefix else str(key), value) for key, value in tree.items()]
+    return {name: leaf for key, value in pairs for name, leaf in _flat(value, key).items()}

@@ -1,0 +1,136 @@
+"""The learnable block against torch's own, and the sine code against its formula."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from neuroattn.attention import MultiheadAttention
+from neuroattn.attention.block import sine_position
+from neuroattn.errors import InputError, UnknownNameError
+from tests.tolerances import TOLERANCE
+
+DIM, HEADS, TOKENS, QUERIES = 12, 3, 7, 5
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def block(token_dim: int | None = None, **more: object) -> MultiheadAttention:
+    with torch.random.fork_rng(devices=[]):
+        made = MultiheadAttention(DIM, HEADS, token_dim, **more).double()  # type: ignore[arg-type]
+    for number, parameter in enumerate(made.parameters()):
+        parameter.data = drawn(*parameter.shape, seed=number + 10) / 3
+    return made
+
+
+def test_with_copied_weights_it_equals_torchs_multihead_attention():
+    # Catches heads that are split along the wrong axis, or a bias left out.
+    ours = block()
+    theirs = nn.MultiheadAttention(DIM, HEADS, batch_first=True, dtype=torch.float64)
+    ours.key_position.weight.data = ours.key.weight.data.clone()
+    theirs.in_proj_weight.data = torch.cat([p.weight for p in (ours.query, ours.key, ours.value)])
+    theirs.in_proj_bias.data = torch.cat([p.bias for p in (ours.query, ours.key, ours.value)])
+    theirs.out_proj.load_state_dict(ours.output.state_dict())
+    queries, tokens, position = drawn(2, QUERIES, DIM), drawn(2, TOKENS, DIM), drawn(TOKENS, DIM)
+    keys, values = ours.project(tokens, position)
+    expected, maps = theirs(queries, tokens + position, tokens, average_attn_weights=False)
+    found = ours(queries, keys, values)
+    torch.testing.assert_close(found, expected, **TOLERANCE["float64"])
+    torch.testing.assert_close(ours.maps(queries, keys), maps, **TOLERANCE["float64"])
+    direction = drawn(2, QUERIES, DIM, seed=3)
+    mine = torch.autograd.grad((found * direction).sum(), ours.value.weight)[0]
+    other = torch.autograd.grad((expected * direction).sum(), theirs.in_proj_weight)[0]
+    torch.testing.assert_close(mine, other[2 * DIM :], **TOLERANCE["float64"])
+
+
+def test_the_position_enters_the_keys_only():
+    # Catches values that carry the place: voxels could then read where instead of what.
+    ours, tokens = block(token_dim=9), drawn(2, TOKENS, 9)
+    keys, values = ours.project(tokens, drawn(TOKENS, DIM))
+    moved_keys, moved_values = ours.project(tokens, drawn(TOKENS, DIM, seed=1))
+    torch.testing.assert_close(values, moved_values, rtol=0, atol=0)
+    assert not torch.allclose(keys, moved_keys)
+    assert keys.shape == values.shape == (2, HEADS, TOKENS, DIM // HEADS)
+
+
+def test_a_batch_of_one_query_set_is_read_by_every_image():
+    # Catches an output for the first image only.
+    ours = block()
+    keys, values = ours.project(drawn(4, TOKENS, DIM), drawn(TOKENS, DIM))
+    shared = drawn(1, QUERIES, DIM)
+    once = ours(shared, keys, values)
+    repeated = ours(shared.expand(4, -1, -1), keys, values)
+    torch.testing.assert_close(once, repeated, **TOLERANCE["float64"])
+    for image in range(4):
+        alone = ours(shared, keys[image : image + 1], values[image : image + 1])
+        torch.testing.assert_close(once[image], alone[0], **TOLERANCE["float64"])
+    assert ours.maps(shared, keys).shape == (4, HEADS, QUERIES, TOKENS)
+
+
+def test_tokens_in_another_order_with_their_places_read_the_same():
+    # Catches a position code that is bound to the row of a token.
+    ours, tokens, position = block(), drawn(2, TOKENS, DIM), drawn(TOKENS, DIM, seed=2)
+    turned = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(0))
+    queries = drawn(1, QUERIES, DIM, seed=4)
+    first = ours(queries, *ours.project(tokens, position))
+    second = ours(queries, *ours.project(tokens[:, turned], position[turned]))
+    torch.testing.assert_close(first, second, **TOLERANCE["float64"])
+
+
+def test_mistakes_are_refused_when_the_block_is_built():
+    # Catches a wrong head count or name that shows after the features were read.
+    with pytest.raises(InputError, match="dim=12 must be a multiple of heads=5"):
+        MultiheadAttention(12, 5)
+    with pytest.raises(UnknownNameError, match="did you mean 'softmax'"):
+        MultiheadAttention(12, 3, mechanism="sotfmax")
+
+
+def test_parameters_of_the_mechanism_reach_it():
+    # Catches settings of a recipe that are stored and never used.
+    wrong = block(parameters={"heat": 3})
+    keys, values = wrong.project(drawn(1, TOKENS, DIM), drawn(TOKENS, DIM))
+    with pytest.raises(UnknownNameError, match="no parameter 'heat'"):
+        wrong(drawn(1, QUERIES, DIM), keys, values)
+    with pytest.raises(UnknownNameError, match="no parameter 'heat'"):
+        wrong.maps(drawn(1, QUERIES, DIM), keys)
+
+
+@pytest.mark.parametrize(("rows", "columns", "dim"), [(3, 5, 8), (1, 7, 4), (5, 1, 12), (14, 9, 64)])
+def test_the_sine_code_equals_its_formula(rows, columns, dim):
+    # Catches rows and columns exchanged, and sine and cosine not interleaved.
+    code = sine_position(rows, columns, dim, temperature=100.0)
+    assert code.shape == (rows * columns, dim)
+    assert code.dtype == torch.float32
+    half = dim // 2
+    for row in range(rows):
+        for column in range(columns):
+            places = 2 * math.pi * (row + 1) / rows, 2 * math.pi * (column + 1) / columns
+            expected = []
+            for place in places:
+                for channel in range(half):
+                    phase = place / 100.0 ** (2 * (channel // 2) / half)
+                    expected.append(math.cos(phase) if channel % 2 else math.sin(phase))
+            found = code[row * columns + column].double()
+            torch.testing.assert_close(
+                found, torch.tensor(expected, dtype=torch.float64), **TOLERANCE["float32"]
+            )
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(31, 31), (2, 3), (1, 1), (14, 7)])
+def test_every_token_has_a_code_of_its_own(rows, columns):
+    # Catches two places that attention cannot tell apart, such as both ends of a circle.
+    code = sine_position(rows, columns, 16).double()
+    apart = torch.cdist(code, code) + torch.eye(len(code))
+    assert apart.min() > 0.05
+
+
+def test_a_width_that_four_does_not_divide_is_refused():
+    # Catches a code that is narrower than the keys.
+    with pytest.raises(InputError, match="dim=6 must be a multiple of 4"):
+        sine_position(2, 2, 6)
