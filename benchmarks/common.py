@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -68,25 +72,34 @@ def paired_runs(
     -------
     timing : dict
         ``ours_s`` and ``theirs_s`` (medians, seconds), ``ratio`` (median over pairs of theirs /
-        ours: how many times faster ours is), ``runs`` (each pair's seconds).
+        ours: how many times faster ours is), ``cpu_ratio`` (the same of the processor time of
+        this process, which other processes disturb less), ``runs`` (each pair's seconds).
     ours_result, theirs_result
         What the last calls returned.
     """
     runs = []
     first = second = None
     for _ in range(repeats):
-        start = time.perf_counter()
+        clocks = [_clocks()]
         first = ours()
-        middle = time.perf_counter()
+        clocks.append(_clocks())
         second = theirs()
-        runs.append((middle - start, time.perf_counter() - middle))
+        clocks.append(_clocks())
+        wall, cpu = ([after - before for before, after in pairwise(c)] for c in zip(*clocks, strict=True))
+        names = ("ours_s", "theirs_s", "ours_cpu_s", "theirs_cpu_s")
+        runs.append(dict(zip(names, (*wall, *cpu), strict=True)))
     timing = {
-        "ours_s": statistics.median(pair[0] for pair in runs),
-        "theirs_s": statistics.median(pair[1] for pair in runs),
-        "ratio": statistics.median(pair[1] / pair[0] for pair in runs),
-        "runs": [{"ours_s": a, "theirs_s": b} for a, b in runs],
+        "ours_s": statistics.median(run["ours_s"] for run in runs),
+        "theirs_s": statistics.median(run["theirs_s"] for run in runs),
+        "ratio": statistics.median(run["theirs_s"] / run["ours_s"] for run in runs),
+        "cpu_ratio": statistics.median(run["theirs_cpu_s"] / run["ours_cpu_s"] for run in runs),
+        "runs": runs,
     }
     return timing, first, second
+
+
+def _clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
 
 def peak_memory(function: Callable[..., Any], *arguments: Any) -> int:
@@ -139,3 +152,53 @@ def write_result(name: str, payload: dict[str, Any], out: str | Path = RESULTS) 
     path = Path(out) / f"{name}.json"
     write_json(path, {"benchmark": name, "machine": machine_facts(), **payload})
     return path
+
+
+@dataclass(frozen=True)
+class Target:
+    """A number that a benchmark is to reach, and what was found."""
+
+    what: str
+    found: float
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def met(self) -> bool:
+        return (self.least is None or self.found >= self.least) and (
+            self.most is None or self.found <= self.most
+        )
+
+    def __str__(self) -> str:
+        bound = f"at least {self.least:g}" if self.most is None else f"at most {self.most:g}"
+        return f"{'met   ' if self.met else 'MISSED'} {self.what}: {self.found:.3g} ({bound})"
+
+
+def options(description: str | None) -> argparse.Namespace:
+    """Return ``quick``, ``repeats`` and ``out`` of the command line."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes, some seconds")
+    parser.add_argument("--repeats", type=int, default=5, help="paired runs, their median counts")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+def conclude(
+    name: str, payload: dict[str, Any], targets: Sequence[Target], chosen: argparse.Namespace
+) -> None:
+    """Write the result, a quick run's beside the full one's, and print targets and verdicts."""
+    told = [{**asdict(target), "met": target.met} for target in targets]
+    size = "quick" if chosen.quick else "full"
+    full_name = name if size == "full" else f"{name}_quick"
+    path = write_result(full_name, {"run": size, "targets": told, **payload}, chosen.out)
+    print(*targets, path, sep="\n")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a benchmark; a failed correctness check ends it with exit code 1."""
+    try:
+        main()
+    except GateError as error:
+        sys.exit(f"error: {error}")

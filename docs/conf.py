@@ -11,6 +11,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "_ext"))
 # The gallery runs on one thread, so that it takes as long anywhere and gives the same digits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tables of the gallery are printed at this width.
+os.environ["COLUMNS"] = "100"
 
 from neuroattn import __version__  # noqa: E402
 
@@ -30,7 +32,13 @@ extensions = [
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "gallery", "tutorials/*.ipynb", "tutorials/*.py"]
-nitpicky = False
+# A reference to a public name of ours that leads nowhere is an error; those to the inside of a
+# room, and to other libraries, are words in a typewriter face.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!neuroattn\.).*"),
+    (r"py:.*", r"neuroattn\.\w+\.[a-z_]\w*(\.\w+)*"),
+]
 
 # Reference: each room's page lists what the room exports, so that no name can be forgotten.
 autosummary_generate = True
@@ -49,9 +57,13 @@ sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "tutorials",
     "filename_pattern": r"plot_",
+    "image_scrapers": ("matplotlib", "returned_figures"),
+    "ignore_repr_types": r"matplotlib\.",
     "download_all_examples": False,
     "remove_config_comments": True,
     "show_memory": False,
+    # Its page of running times would load a script from the network.
+    "write_computation_times": False,
     "show_signature": False,
     "min_reported_time": 1,
 }

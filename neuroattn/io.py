@@ -1,4 +1,4 @@
-"""Reading and writing files so that nothing is ever half-written and nothing foreign is executed."""
+"""Files: nothing is ever half-written, and nothing foreign is executed."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if isinstance(error, FileError):
             raise
         raise FileError(
-            f"{target} could not be written ({error.strerror or error}); nothing was changed there. "
-            "Free space or choose another folder, then run the same command again."
+            f"{target} could not be written ({error.strerror or error}); nothing was changed "
+            "there. Free space or choose another folder, then run the same command again."
         ) from error
     finally:
         if beside.is_dir():
@@ -133,9 +133,8 @@ def write_netcdf(path: str | Path, dataset: xr.Dataset, **options: Any) -> None:
     FileError
         When the operating system refuses; an older file stays as it was.
     """
-    whole = dataset.to_netcdf(engine="h5netcdf", **options)
     with atomic_path(path) as beside:
-        beside.write_bytes(whole)
+        beside.write_bytes(dataset.to_netcdf(engine="h5netcdf", **options))
 
 
 def existing(path: str | Path, what: str) -> Path:

@@ -10,9 +10,7 @@ from sphinx.application import Sphinx
 _SHOWN = (types.FunctionType, types.MethodType, classmethod, staticmethod, property)
 
 
-def _skip(
-    app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
-) -> bool | None:
+def _skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     # autosummary asks too, while it lists a room: there ``obj`` is the class itself.
     if what != "class" or isinstance(obj, type):
         return None

@@ -54,7 +54,7 @@ for index, each in enumerate(axes):
 #
 # :func:`~neuroattn.data.prepare.prepare` checks the responses, z-scores each voxel within its
 # sessions, estimates each voxel's noise ceiling from the repeats and averages them. The split is by
-# image: no image stands on both sides.
+# image: no image stands on both sides. The first four rows of the result are shown.
 
 responses = prepare(cortex.responses())
 split = split_by_image(responses, {"train": 0.7, "validation": 0.1, "test": 0.2}, seed=0)
@@ -62,18 +62,17 @@ train, validation, test = (
     split.select(responses, part) for part in ("train", "validation", "test")
 )
 print({name: len(ids) for name, ids in split.parts.items()})
-responses
+responses.isel(presentation=slice(4))
 
 # %%
 # The ceiling is an estimate. Here the true one is known, so we can see how good the estimate is:
-# the share of signal in the mean of three presentations, one point a voxel. The gain that differs
-# between sessions counts as noise for the estimate and not for the truth, which explains the small
-# bias downwards.
+# the share of signal in the mean of three presentations, compared over all voxels.
 
 truth = cortex.truth()
 estimated = responses["ncsnr"] ** 2 / (responses["ncsnr"] ** 2 + 1 / 3)
 difference = estimated.to_numpy() - truth["ceiling"].to_numpy()
-print(f"estimated minus true ceiling: mean {difference.mean():+.3f}, sd {difference.std():.3f}")
+mean, spread = difference.mean(), difference.std()
+print(f"estimated minus true ceiling: mean {mean:+.3f}, sd {spread:.3f}")
 
 # %%
 # Features
@@ -84,7 +83,7 @@ print(f"estimated minus true ceiling: mean {difference.mean():+.3f}, sd {differe
 
 folder = tempfile.TemporaryDirectory()
 features = FeatureStore(folder.name).fill(cortex.basis, images)
-features["tokens"].sizes
+print(dict(features["tokens"].sizes))
 
 # %%
 # Three encoders
@@ -96,7 +95,7 @@ features["tokens"].sizes
 encoders = {
     "ridge": RidgeEncoder(),
     "factorized": FactorizedEncoder(seed=0),
-    "transformer": TransformerEncoder({"dim": 64, "heads": 8, "static_branch": True}, seed=0),
+    "transformer": TransformerEncoder({"heads": 8, "static_branch": True}, seed=0),
 }
 scores = {}
 for name, encoder in encoders.items():
@@ -128,7 +127,8 @@ roi_bars(table)
 # for the number of ROIs (``q``):
 
 compared = comparison_table(scores, "transformer")
-compared.xs("factorized", level="encoder")[["difference", "low", "high", "p", "q"]].round(3)
+shown = ["difference", "low", "high", "p", "q"]
+compared.xs("factorized", level="encoder")[shown].round(3)
 
 # %%
 # Receptive fields
@@ -141,10 +141,11 @@ fields = encoders["factorized"].receptive_fields()
 some = np.flatnonzero(truth["area"].to_numpy() == "V2")[::4]
 figure, axes = plt.subplots(1, len(some), figsize=(9, 1.8), layout="constrained")
 for each, voxel in zip(axes, some, strict=True):
-    place = [float(truth[name][voxel]) for name in ("rf_column", "rf_row", "rf_radius")]
+    names = ("rf_column", "rf_row", "rf_radius")
+    column, row, radius = (float(truth[name][voxel]) for name in names)
     each.imshow(fields[voxel], cmap="Greys")
-    each.plot(*place[:2], "+", color="tab:blue")
-    each.add_patch(plt.Circle(place[:2], place[2], fill=False, color="tab:blue"))
+    each.plot(column, row, "+", color="tab:red")
+    each.add_patch(plt.Circle((column, row), radius, fill=False, color="tab:red"))
     each.set_axis_off()
 figure.suptitle("maps of the factorised encoder, six V2 voxels", fontsize=9)
 
@@ -153,7 +154,7 @@ token = np.arange(14)
 row = fields.sum("column").to_numpy() @ token
 column = fields.sum("row").to_numpy() @ token
 apart = np.hypot(row - truth["rf_row"], column - truth["rf_column"]).to_numpy()[early]
-print(f"distance of the maps' centres from the true ones: median {np.median(apart):.2f} tokens")
+print(f"maps' centres from the true ones: median {np.median(apart):.2f} tokens")
 
 # %%
 # Where the queries look
@@ -169,7 +170,7 @@ encoder = encoders["transformer"]
 
 
 def inside(part):
-    """Return attention to the images of a part, and the true object of each category query."""
+    """Return attention to the images of a part and each query's true objects."""
     maps = encoder.attention_maps(features, split[part])
     shown = [ids.index(image) for image in split[part]]
     objects = {
@@ -183,7 +184,8 @@ heads = best_heads(attention_mass(*inside("validation")))
 maps, objects = inside("test")
 mass = attention_mass(maps, objects)
 for query, head in heads.items():
-    print(f"{query:<12} {float(mass['ratio'].sel(query=query)[head]):5.1f} times uniform")
+    ratio = float(mass["ratio"].sel(query=query)[head])
+    print(f"{query:<12} {ratio:5.1f} times uniform")
 
 # %%
 # The same as a picture. Blue: the object that the query should find, where there is one. Where

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from neuroattn.attention.registry import attend, get, weights
 from neuroattn.errors import InputError
@@ -94,7 +95,16 @@ class MultiheadAttention(nn.Module):
         position : Tensor
             (tokens, dim)
         """
-        keys = self.key(tokens) + self.key_position(position)
+        return self.project_placed(tokens, self.place(position))
+
+    def place(self, position: Tensor) -> Tensor:
+        """Return what every image's keys have from their place (tokens, dim), bias included."""
+        return F.linear(position, self.key_position.weight, self.key.bias)
+
+    def project_placed(self, tokens: Tensor, placed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`project` does, ``placed`` being :meth:`place` of the position."""
+        keys = F.linear(tokens, self.key.weight)
+        keys += placed  # in place: keys are the largest tensor of a training step
         return self._heads(keys), self._heads(self.value(tokens))
 
     def maps(self, queries: Tensor, keys: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuroattn.cli.results import PlainParser
+from neuroattn.names import check_name
 
 
 def main(command: str, arguments: Sequence[str]) -> None:
@@ -18,6 +19,8 @@ def main(command: str, arguments: Sequence[str]) -> None:
     from neuroattn.attention import get, list_mechanisms
 
     if given.action == "list":
+        if given.family is not None:
+            check_name("--family", given.family, {get(name).family for name in list_mechanisms()})
         for name in list_mechanisms(family=given.family):
             print(f"{name:<16} {get(name).paper}")
         return

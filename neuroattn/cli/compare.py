@@ -7,8 +7,19 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-from neuroattn.cli.finish import write_encoders, write_predictions, write_presentation
-from neuroattn.cli.messages import RECIPE_MODE, explain, recipe_errors
+from neuroattn.cli.finish import (
+    tell_dropped,
+    write_encoders,
+    write_predictions,
+    write_presentation,
+)
+from neuroattn.cli.messages import (
+    RECIPE_MODE,
+    check_recipes,
+    constructor_errors,
+    explain,
+    recipe_errors,
+)
 from neuroattn.encoders.base import Encoder
 from neuroattn.encoders.comparison import Comparison
 from neuroattn.errors import InputError
@@ -44,14 +55,16 @@ def parser() -> CompareParser:
 def main(command: str, arguments: Sequence[str]) -> None:
     """Run ``neuroattn compare``."""
     made = parser()
+    check_recipes(arguments)
     with recipe_errors():
         settings = made.parse_args(list(arguments))
     if not settings.run:
         raise InputError("--run is missing: name the run directory, e.g. --run runs/compared.")
     run = RunDirectory(settings.run)
     run.require_new()
-    config = made.dump(settings, skip_none=False)
-    ready = made.instantiate(settings)
+    config = made.dump(settings, skip_unset=False)
+    with constructor_errors():
+        ready = made.instantiate(settings)
     names = [key for key in vars(ready) if key not in ("config", "run", "title")]
     comparison = Comparison(**{name: ready[name] for name in names})
     run_comparison(run, comparison, Manifest(f"neuroattn {command}", comparison.seed), config)
@@ -66,6 +79,7 @@ def run_comparison(
 
     Nothing is written before the last encoder is scored, so a failed comparison leaves no run.
     """
+    tell_dropped(comparison.responses)
     with quiet_lightning():
         scores, encoders = comparison.run()
     with atomic_path(run.config) as beside:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuroattn.cli.compare import CompareParser
-from neuroattn.cli.messages import RECIPE_MODE, recipe_errors
+from neuroattn.cli.messages import RECIPE_MODE, constructor_errors, recipe_errors
 from neuroattn.cli.results import PlainParser
 from neuroattn.data.reader import Reader
 from neuroattn.errors import InputError
@@ -33,9 +33,9 @@ def main(command: str, arguments: Sequence[str]) -> None:
     wanted.add_argument("--store", type=str, default=".neuroattn/features")
     wanted.add_argument("--store_dtype", type=str, default="float16")
     names = ("source", "basis", "store", "store_dtype")
-    ready = wanted.instantiate(
-        wanted.parse_object({name: data[name] for name in names if name in data})
-    )
+    given_parts = wanted.parse_object({name: data[name] for name in names if name in data})
+    with constructor_errors():
+        ready = wanted.instantiate(given_parts)
     features = FeatureStore(ready.store).fill(
         ready.basis,
         ready.source.images(),

@@ -27,6 +27,18 @@ from neuroattn.training.run_directory import RunDirectory
 Pictures = dict[str, tuple[Any, str]]
 
 
+def tell_dropped(responses: xr.Dataset) -> None:
+    """Say how many voxels could not be used, where there are some."""
+    missing, constant = (
+        int(responses.attrs.get(f"dropped_{kind}_voxels", 0)) for kind in ("nan", "constant")
+    )
+    if missing or constant:
+        print(
+            f"left out {missing} voxels with NaN and {constant} constant ones; "
+            f"{responses.sizes['voxel']} are used"
+        )
+
+
 def write_encoders(
     run: RunDirectory, encoders: Mapping[str, Encoder], scores: Mapping[str, Score]
 ) -> None:

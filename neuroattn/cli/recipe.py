@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
@@ -16,16 +17,28 @@ from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from neuroattn.cli.finish import write_encoders, write_predictions, write_presentation
-from neuroattn.cli.messages import RECIPE_MODE, explain, recipe_errors
+from neuroattn.cli.finish import (
+    tell_dropped,
+    write_encoders,
+    write_predictions,
+    write_presentation,
+)
+from neuroattn.cli.messages import (
+    RECIPE_MODE,
+    check_recipes,
+    constructor_errors,
+    explain,
+    recipe_errors,
+)
 from neuroattn.cli.plan import print_plan
+from neuroattn.encoders.trained import TrainedEncoder
 from neuroattn.errors import InputError
-from neuroattn.training.checkpoints import read_checkpoint, training_callbacks
+from neuroattn.training.checkpoints import load_weights, training_callbacks
 from neuroattn.training.datamodule import EncodingData
 from neuroattn.training.loop import quiet_lightning, trainer_settings
 from neuroattn.training.manifest import Manifest
 from neuroattn.training.module import EncoderModule
-from neuroattn.training.run_directory import RunDirectory
+from neuroattn.training.run_directory import RunDirectory, RunStart
 
 _HELP = {
     "fit": "usage: neuroattn fit --config RECIPE.yaml --run DIR [--ckpt_path last] [--KEY VALUE]",
@@ -101,14 +114,15 @@ class RecipeCLI(LightningCLI):
         self.settings.base = os.path.abspath(self.settings.base or os.curdir)
         if os.path.isdir(self.settings.base):  # else: a run that was moved with its data
             os.chdir(self.settings.base)
-        self.resolved = self._parser(self.subcommand).dump(self.settings, skip_none=False)
+        self.resolved = self._parser(self.subcommand).dump(self.settings, skip_unset=False)
         if self.resumes and self.subcommand == "fit":
             run.require_same(self.resolved)
 
     def instantiate_classes(self) -> None:
         """Instantiate data, model and trainer."""
         self.manifest = Manifest(" ".join(["neuroattn", *sys.argv[1:]]), 0)
-        self.config_init = self.parser.instantiate_classes(self.config)
+        with constructor_errors():
+            self.config_init = self.parser.instantiate(self.config)
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.manifest.seed = self.datamodule.seed
@@ -135,6 +149,8 @@ class RecipeCLI(LightningCLI):
         bar = RichProgressBar(leave=True) if sys.stderr.isatty() else TQDMProgressBar(0)
         given["callbacks"] = [*own, bar, *(given.get("callbacks") or [])]
         given["default_root_dir"] = str(directory.path)
+        # Our batches know their rank, and no batch may be drawn before the first epoch.
+        given["use_distributed_sampler"] = False
         given["num_sanity_val_steps"] = 0
         given["enable_model_summary"] = False
         try:
@@ -148,6 +164,7 @@ class RecipeCLI(LightningCLI):
         if self.settings.dry_run:
             print_plan(self.model, data)
             return
+        tell_dropped(data.responses)
         self._prepare_model()
         if self.resumes:
             print(f"going on with {run.path}")
@@ -188,18 +205,15 @@ class RecipeCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Print the validation loss of the best checkpoint."""
-        found = self.trainer.validate(
-            self.model, datamodule=self.datamodule, ckpt_path=self.settings.ckpt_path, verbose=False
-        )
+        self._prepare_model()
+        found = self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         for name, value in found[0].items():
             print(f"{name}: {value:.6f}")
 
     def test(self, **kwargs: Any) -> None:
         """Score the test images, write ``scores.nc`` and print the table."""
-        data = self.datamodule
-        self.trainer.test(
-            self.model, datamodule=data, ckpt_path=self.settings.ckpt_path, verbose=False
-        )
+        self._prepare_model()
+        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         if self.trainer.is_global_zero:
             self._write_scores()
             write_presentation(self.run_directory, f"{self.name} on its test images")
@@ -207,9 +221,8 @@ class RecipeCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Predict every image and write ``predictions.zarr``."""
         data = self.datamodule
-        blocks = self.trainer.predict(
-            self.model, datamodule=data, ckpt_path=self.settings.ckpt_path
-        )
+        self._prepare_model()
+        blocks = self.trainer.predict(self.model, datamodule=data)
         found = torch.cat([block for block in blocks or [] if isinstance(block, torch.Tensor)])
         images = data.features["image"].values
         prediction = xr.DataArray(found.numpy(), dims=("image", "voxel"), coords={"image": images})
@@ -232,7 +245,10 @@ def main(command: str, arguments: Sequence[str]) -> None:
         arguments = ["--config", str(run.config), "--run", str(run.path), *arguments]
     if not arguments:
         raise InputError(f"nothing to run. {_HELP[command]}")
-    with _quiet(), quiet_lightning(), recipe_errors():
+    if command == "fit":
+        arguments = _with_own_recipe(arguments)
+    check_recipes(arguments)
+    with _quiet(), quiet_lightning(), recipe_errors(), contextlib.chdir(os.curdir):
         RecipeCLI(
             EncoderModule,
             EncodingData,
@@ -244,6 +260,18 @@ def main(command: str, arguments: Sequence[str]) -> None:
             parser_kwargs={**RECIPE_MODE, **dict.fromkeys(_HELP, RECIPE_MODE)},
             args=[command, *arguments],
         )
+
+
+def _with_own_recipe(arguments: list[str]) -> list[str]:
+    """Return the arguments with the run's own configuration where a run goes on without one."""
+    given = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--config", "--run", "--ckpt_path"):
+        given.add_argument(name, *(["-c"] if name == "--config" else []), nargs="?")
+    found, _ = given.parse_known_args(arguments)
+    if found.config or not found.run or not found.ckpt_path:
+        return arguments
+    own = RunDirectory(found.run).config
+    return ["--config", str(own), *arguments] if own.is_file() else arguments
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ def prepare(responses: xr.Dataset, zscore: bool = True) -> xr.Dataset:
     missing, constant = counts["nan_voxels"], counts["constant_voxels"]
     if zscore and not averaged:
         dataset, counts = drop_unusable_voxels(zscore_within_session(dataset))
-        constant += counts["nan_voxels"] + counts["constant_voxels"]
+        constant += counts["nan_voxels"]
     repeated = len(np.unique(dataset["image"].values)) < dataset.sizes["presentation"]
     # A ceiling of single responses does not outlive their average, so it is no substitute.
     if repeated and not averaged and "ncsnr" not in dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import xarray as xr
@@ -18,6 +19,7 @@ from neuroattn.features.gabor import GaborPyramid
 from neuroattn.images import ImageArray
 
 Array = NDArray[np.float64]
+Place = tuple[int, int, int]
 
 #: Early areas: intercept and slope (tokens, tokens a token of eccentricity) of the receptive-field
 #: radius, and the MNI centre (mm) of the left hemisphere's voxels.
@@ -190,9 +192,10 @@ class SimulatedCortex(Reader):
 
     def _subject(self, subject: int) -> xr.Dataset:
         rng = self._rng(1, subject)
+        taken: set[Place] = set()
         columns = [
-            *(self._early(area, rng) for area in EARLY_AREAS),
-            *(self._category(area, rng) for area in CATEGORY_AREAS),
+            *(self._early(area, rng, taken) for area in EARLY_AREAS),
+            *(self._category(area, rng, taken) for area in CATEGORY_AREAS),
         ]
         voxels = xr.concat(columns, dim="voxel", data_vars="all", join="exact")
         count = voxels.sizes["voxel"]
@@ -204,7 +207,7 @@ class SimulatedCortex(Reader):
             subject=("voxel", [f"sub-{subject + 1:02d}"] * count),
         )
 
-    def _early(self, area: str, rng: np.random.Generator) -> xr.Dataset:
+    def _early(self, area: str, rng: np.random.Generator, taken: set[Place]) -> xr.Dataset:
         intercept, slope, centre = EARLY_AREAS[area]
         rows, columns = self.basis.grid
         count = self.voxels[0]
@@ -223,15 +226,16 @@ class SimulatedCortex(Reader):
         seen = np.einsum("vt,itc->ivc", field, self._tokens, optimize=True)
         signal = np.einsum("ivc,vc->iv", seen, weights)
         places = {"rf_row": row, "rf_column": column, "rf_radius": radius}
-        return _voxels(area, "", signal, weights, left, _blob(centre, left), places)
+        ijk = _blob(centre, left, taken)
+        return _voxels(area, "", signal, weights, left, ijk, places)
 
-    def _category(self, area: str, rng: np.random.Generator) -> xr.Dataset:
+    def _category(self, area: str, rng: np.random.Generator, taken: set[Place]) -> xr.Dataset:
         category, centre = CATEGORY_AREAS[area]
         count = self.voxels[1]
         lefts = count if area == "VWFA" else (count + 1) // 2
         left: NDArray[np.bool_] = np.arange(count) < lefts
         shown = self.routing[:, CATEGORIES.index(category)]
-        present: NDArray[np.bool_] = shown.any(axis=1)
+        present: NDArray[np.bool_] = np.asarray(shown.any(axis=1))
         if present.sum() < 2:
             raise InputError(
                 f"scenes={self.n_scenes} (seed {self.seed}) show a {category} {present.sum()} "
@@ -239,12 +243,17 @@ class SimulatedCortex(Reader):
             )
         weights = rng.standard_normal((count, self._tokens.shape[2]))
         content = np.einsum("it,itc->ic", shown, self._tokens, optimize=True) @ weights.T
-        content = (content - content[present].mean(axis=0)) / content[present].std(axis=0)
+        spread = content[present].std(axis=0)
+        content, weights = (
+            (content - content[present].mean(axis=0)) / spread,
+            weights / spread[:, None],
+        )
         preference = rng.uniform(0.5, 1.5, count)
         signal = np.where(present[:, None], preference + content, 0.0)
         nowhere = np.full(count, np.nan)
         places = {"rf_row": nowhere, "rf_column": nowhere, "rf_radius": nowhere}
-        return _voxels(area, category, signal, weights, left, _blob(centre, left), places)
+        ijk = _blob(centre, left, taken)
+        return _voxels(area, category, signal, weights, left, ijk, places)
 
     def responses(self) -> xr.Dataset:
         """Return the measured responses as a response set, not z-scored."""
@@ -325,18 +334,29 @@ def _drift(
     return drift
 
 
-def _blob(centre: tuple[int, int, int], left: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Voxel indices (voxel, 3): a compact ball around the centre in each hemisphere."""
-    # A ball of this radius has room for all of them.
-    radius = int(np.ceil(np.cbrt(len(left))))
+def _blob(
+    centre: tuple[int, int, int], left: NDArray[np.bool_], taken: set[Place]
+) -> NDArray[np.int64]:
+    """Voxel indices (voxel, 3): in each hemisphere the free places nearest to the centre.
+
+    They are added to ``taken``.
+    """
+    radius = int(np.ceil(np.cbrt(len(left) + len(taken))))
     reach = np.arange(-radius, radius + 1)
     cube = np.stack(np.meshgrid(reach, reach, reach, indexing="ij"), axis=-1).reshape(-1, 3)
     ball = cube[np.argsort((cube**2).sum(axis=1), kind="stable")]
     inverse = np.linalg.inv(np.asarray(_AFFINE))
+    midline = inverse[0, 3]
     ijk = np.empty((len(left), 3), np.int64)
     for sign, side in ((1, left), (-1, ~left)):
-        place = inverse @ (sign * centre[0], centre[1], centre[2], 1)
-        ijk[side] = np.rint(place[:3]).astype(int) + ball[: side.sum()]
+        place = (inverse @ (sign * centre[0], centre[1], centre[2], 1))[:3]
+        around = np.rint(place).astype(int) + ball
+        inside = ((around >= 0) & (around < _SHAPE)).all(axis=1)
+        inside &= np.sign(around[:, 0] - midline) == np.sign(place[0] - midline)
+        nearest = ((i, j, k) for i, j, k in around[inside].tolist() if (i, j, k) not in taken)
+        chosen = list(islice(nearest, int(side.sum())))
+        ijk[side] = np.reshape(chosen, (-1, 3))
+        taken.update(chosen)
     return ijk
 
 

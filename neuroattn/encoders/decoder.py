@@ -19,6 +19,8 @@ from neuroattn.training.module import EncoderNetwork
 
 #: Weight of the query's shared gate against a voxel's own, in average voxels.
 GATE_PRIOR = 4.0
+#: Elements of the keys of the images that the CPU decodes at once: four images of 961 x 768.
+IMAGE_BLOCK = 3_000_000
 
 
 @dataclass(frozen=True)
@@ -198,11 +200,24 @@ class BrainDecoder(EncoderNetwork):
 
     def standardise(self, tokens: Tensor) -> Tensor:
         """Centre and scale the channels with the statistics of the training images."""
-        return (tokens.to(self.mean.dtype) - self.mean) / self.scale
+        centred = (tokens - self.mean).to(self.mean.dtype)
+        return centred.div_(self.scale)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Return the query tokens (batch, queries, dim) of standardised tokens."""
-        projected = [layer.attention.project(tokens, self.position) for layer in self._layers()]
+        placed = [layer.attention.place(self.position) for layer in self._layers()]
+        size = len(tokens)
+        if tokens.device.type == "cpu":
+            # Few images at once: their keys and values stay in the cache, and in the backward
+            # pass the gradients of keys and values exist for these images only.
+            size = max(1, IMAGE_BLOCK // (tokens.shape[1] * self.config.dim))
+        return torch.cat([self._decode_images(part, placed) for part in tokens.split(size)])
+
+    def _decode_images(self, tokens: Tensor, placed: list[Tensor]) -> Tensor:
+        projected = [
+            layer.attention.project_placed(tokens, here)
+            for layer, here in zip(self._layers(), placed, strict=True)
+        ]
         blocks = self.query.split(self.config.query_block)
         if len(blocks) == 1:
             return self._decode_block(self.query, projected)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from neuroattn.encoders.queries import QueryMap
 
@@ -62,9 +65,7 @@ class GatheredReadout(nn.Module):
         if self._one_each():
             read = torch.einsum("bvd,vd->bv", tokens, self.weight)
         else:
-            rows = self.weight.split(self.sizes)
-            parts = [tokens[:, q] @ w.T for q, w in enumerate(rows) if len(w)]
-            read = torch.cat(parts, dim=1)
+            read = _OwnToken.apply(tokens, self.weight, self.sizes)
         if self.mixing is not None:
             read = self._mix(read, tokens, self.mixing)
         return read[:, self.row] + self.bias
@@ -81,6 +82,37 @@ class GatheredReadout(nn.Module):
         total = first.index_add(0, self.extra_row, other)
         extra = torch.cat(parts, dim=1) * (other / total[self.extra_row])
         return (read * (first / total)).index_add(1, self.extra_row, extra)
+
+
+class _OwnToken(torch.autograd.Function):
+    """Each row of the weight times its own query's token; both gradients fill one buffer each.
+
+    Autograd's own backward of the same slices would hold the gradient of the weight twice and
+    fill a whole gradient of the tokens for every query.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor, sizes: list[int]) -> Tensor:
+        ctx.save_for_backward(tokens, weight)
+        ctx.sizes = sizes
+        return torch.cat(
+            [tokens[:, q] @ w.T for q, w in enumerate(weight.split(sizes)) if len(w)], dim=1
+        )
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        tokens, weight = ctx.saved_tensors
+        # Mixed precision reads in fewer digits than the weight has.
+        gradient, seen = gradient.to(weight.dtype), tokens.to(weight.dtype)
+        to_tokens, to_weight = torch.zeros_like(tokens), torch.empty_like(weight)
+        parts = zip(gradient.split(ctx.sizes, 1), weight.split(ctx.sizes), strict=True)
+        for q, ((part, rows), out) in enumerate(
+            zip(parts, to_weight.split(ctx.sizes), strict=True)
+        ):
+            to_tokens[:, q] = part @ rows
+            torch.mm(part.T, seen[:, q], out=out)
+        return to_tokens, to_weight, None
 
 
 class SpatialReadout(nn.Module):
@@ -107,9 +139,10 @@ class SpatialReadout(nn.Module):
     def __init__(self, voxels: int, tokens: int, channels: int) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(voxels, tokens))
-        self.weight = nn.Parameter(torch.empty(voxels, channels))
+        # From zero, a map first moves once the weights are right: random ones push some$
+        # maps to a wrong place, from which they never return.
+        self.weight = nn.Parameter(torch.zeros(voxels, channels))
         self.bias = nn.Parameter(torch.zeros(voxels))
-        nn.init.normal_(self.weight, std=channels**-0.5)
 
     def maps(self) -> Tensor:
         """Return the spatial maps (voxels, tokens), each summing to 1."""

@@ -135,7 +135,7 @@ def as_config(argument: str, value: Any, kind: type[Config]) -> Config:
         wanted = type(defaults[name])
         if wanted is not type(given) and (wanted, type(given)) != (float, int):
             raise InputError(
-                f"{argument} has {name}={given!r}, a {type(given).__name__}; it must be a "
+                f"{argument} has {name}={given!r}, a {type(given).__name__}; allowed is "
                 f"{wanted.__name__}, such as {defaults[name]!r}."
             )
     return kind(**value)

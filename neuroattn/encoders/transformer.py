@@ -124,7 +124,7 @@ class TransformerEncoder(TrainedEncoder):
         )
         blocks = []
         with torch.inference_mode():
-            for start in range(0, len(ids), 32):
+            for start in range(0, max(1, len(ids)), 32):
                 batch = dataset.__getitems__(range(start, min(start + 32, len(ids))))
                 blocks.append(self.network_.attention_maps(batch["tokens"], layer).numpy())
         weights = np.concatenate(blocks)

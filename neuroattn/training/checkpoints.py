@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -28,8 +29,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
         """Write ``checkpoint``; a kill in the middle leaves the old file whole."""
+        # On a full disk torch's own writer fails with errors of its own, so it writes to memory.
+        whole = io.BytesIO()
+        torch.save(checkpoint, whole)
         with atomic_path(path) as beside:
-            torch.save(checkpoint, beside)
+            beside.write_bytes(whole.getvalue())
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -41,10 +45,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         FileError
             If the file is missing, truncated, or holds more than tensors and plain data.
         """
-        return read_checkpoint(path, map_location)
+        # Not every file is a checkpoint: processes also hand weights over through this door.
+        found: dict[str, Any] = _read(Path(path), map_location)
+        return found
 
 
-def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint, executing nothing from it.
 
     Raises
@@ -52,15 +58,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     FileError
         If the file is missing, truncated, no checkpoint, or holds more than plain data.
     """
-    place = existing(path, "checkpoint")
-    try:
-        found = torch.load(place, map_location=map_location, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileError(
-            f"{place} is not a whole checkpoint of tensors and plain data "
-            f"({place.stat().st_size} bytes): {reason}"
-        ) from error
+    place = Path(path)
+    found = _read(place, "cpu")
     missing = [key for key in _KEYS if not isinstance(found, dict) or key not in found]
     if missing:
         raise FileError(
@@ -68,6 +67,18 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             "Give last.ckpt or best.ckpt of a run's folder checkpoints."
         )
     return dict(found)
+
+
+def _read(place: Path, map_location: Any) -> Any:
+    existing(place, "checkpoint")
+    try:
+        return torch.load(place, map_location=map_location, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FileError(
+            f"{place} is not a whole checkpoint of tensors and plain data "
+            f"({place.stat().st_size} bytes): {reason}"
+        ) from error
 
 
 def load_weights(path: str | Path, module: nn.Module) -> None:

@@ -61,7 +61,7 @@ class ImageResponses(Dataset[Batch]):
 
     def __getitems__(self, index: Sequence[int]) -> Batch:
         """Return a batch: ``tokens`` (batch, token, channel), ``index`` and ``response``."""
-        index = np.asarray(index)
+        index = np.asarray(index, dtype=np.int64)
         batch = {
             "tokens": torch.from_numpy(np.take(self.tokens, self.rows[index], axis=0)),
             "index": torch.from_numpy(index),

@@ -70,6 +70,8 @@ class Manifest:
                 "source": str(responses.attrs.get("source", "")),
                 "licence": str(responses.attrs.get("licence", "")),
                 "responses_sha256": response_hash(responses),
+                "dropped_nan_voxels": int(responses.attrs.get("dropped_nan_voxels", 0)),
+                "dropped_constant_voxels": int(responses.attrs.get("dropped_constant_voxels", 0)),
                 "features_key": features_key,
             },
             "versions": package_versions(),

@@ -127,9 +127,9 @@ class EncoderModule(pl.LightningModule, ABC):
                 f"({self.optimisation.learning_rate:g}), clip the gradient "
                 f"(gradient_clip={self.optimisation.gradient_clip:g}), or use precision='32-true'."
             )
-        self.log("validation_loss", loss, prog_bar=True)
+        self.log("validation_loss", loss, prog_bar=True, sync_dist=True)
         explained = _mean(moments.explained_variance())
-        self.log("validation_explained_variance", explained, prog_bar=True)
+        self.log("validation_explained_variance", explained, prog_bar=True, sync_dist=True)
         if self._statistics:
             self.network.calibrate({n: self._sum(value) for n, value in self._statistics.items()})
 
@@ -147,7 +147,7 @@ class EncoderModule(pl.LightningModule, ABC):
         self.test_prediction = self._sum(self._found.to(self.device)).cpu().numpy()
         truth = self.trainer.datamodule.responses_of("test")  # type: ignore[attr-defined]
         explained = explained_variance(self.test_prediction, truth)
-        self.log("test_explained_variance", _mean(explained))
+        self.log("test_explained_variance", _mean(explained), sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return predictions (batch, voxels)."""
@@ -172,12 +172,16 @@ class EncoderModule(pl.LightningModule, ABC):
     def _gathered(self, moments: PairMoments) -> PairMoments:
         if self.trainer.world_size == 1:
             return moments
-        state = {name: torch.as_tensor(value) for name, value in moments.state().items()}
-        ranks: Any = self.all_gather({n: v.to(self.device) for n, v in state.items()})
+        ranks: list[dict[str, NDArray[Any]]] = [{} for _ in range(self.trainer.world_size)]
+        for name, value in moments.state().items():
+            own = torch.as_tensor(value).to(self.device)
+            found = [torch.empty_like(own) for _ in ranks]
+            torch.distributed.all_gather(found, own)  # Lightning's gather is deprecated in torch
+            for rank, part in zip(ranks, found, strict=True):
+                rank[name] = part.cpu().numpy()
         joined = PairMoments()
-        for rank in range(self.trainer.world_size):
-            part = {name: value[rank].cpu().numpy() for name, value in ranks.items()}
-            joined.merge(PairMoments.from_state(part))
+        for rank in ranks:
+            joined.merge(PairMoments.from_state(rank))
         return joined
 
 

@@ -100,12 +100,12 @@ class Optimisation:
                 decays = parameter.ndim > 1 and name == "weight" and not fixed
                 key = (factor, self.weight_decay if decays else 0.0)
                 groups.setdefault(key, []).append(parameter)
-        return torch.optim.AdamW(
-            [
-                {"params": params, "lr": self.learning_rate * factor, "weight_decay": decay}
-                for (factor, decay), params in groups.items()
-            ]
-        )
+        settings = [
+            {"params": params, "lr": self.learning_rate * factor, "weight_decay": decay}
+            for (factor, decay), params in groups.items()
+        ]
+        # Under mixed precision Lightning refuses to clip gradients for a fused optimiser.
+        return torch.optim.AdamW(settings, fused=not self.precision.endswith("-mixed"))
 
     def scheduler(
         self, optimizer: torch.optim.Optimizer, steps: int

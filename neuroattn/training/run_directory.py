@@ -24,9 +24,9 @@ class RunDirectory:
     Parameters
     ----------
     path : str or Path
-        ``config.yaml``, ``manifest.json``, ``split.json``, ``checkpoints/``, ``weights.safetensors``
-        with ``config.json`` and ``voxels.nc``, ``scores.nc``, ``predictions.zarr``, ``maps/``,
-        ``report.html``.
+        ``config.yaml``, ``manifest.json``, ``split.json``, ``checkpoints/``,
+        ``weights.safetensors`` with ``config.json`` and ``voxels.nc``, ``scores.nc``,
+        ``predictions.zarr``, ``maps/``, ``report.html``.
     """
 
     def __init__(self, path: str | Path) -> None:

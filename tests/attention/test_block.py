@@ -101,7 +101,9 @@ def test_parameters_of_the_mechanism_reach_it():
         wrong.maps(drawn(1, QUERIES, DIM), keys)
 
 
-@pytest.mark.parametrize(("rows", "columns", "dim"), [(3, 5, 8), (1, 7, 4), (5, 1, 12), (14, 9, 64)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "dim"), [(3, 5, 8), (1, 7, 4), (5, 1, 12), (14, 9, 64)]
+)
 def test_the_sine_code_equals_its_formula(rows, columns, dim):
     # Catches rows and columns exchanged, and sine and cosine not interleaved.
     code = sine_position(rows, columns, dim, temperature=100.0)

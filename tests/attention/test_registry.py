@@ -71,7 +71,7 @@ def test_unknown_names_are_answered_with_the_closest_one():
         attend("softmax", *QKV, backend="spda")
     with pytest.raises(UnknownNameError, match=r"form='paralel'.*did you mean 'parallel'"):
         attend("softmax", *QKV, form="paralel")
-    with pytest.raises(UnknownNameError, match="Allowed: .*softmax"):
+    with pytest.raises(UnknownNameError, match=r"Allowed: .*softmax"):
         weights("zzz", *QKV[:2])
 
 

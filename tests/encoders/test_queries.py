@@ -128,7 +128,7 @@ def test_parcels_gather_voxels_that_respond_alike():
     # Catches clusters of anything but the responses' course: scale and offset do not count.
     draw = np.random.default_rng(3)
     course, kind = draw.normal(size=(80, 3)), np.arange(30) % 3
-    values = course[:, kind] * draw.uniform(0.1, 9, 30) + draw.normal(size=30)
+    values = course[:, kind] * draw.uniform(0.1, 9, 30) + 50 * draw.normal(size=30)
     values += 0.01 * draw.normal(size=values.shape)
     found = query_map(responses(["left"] * 30, values=values), "parcel", 3, seed=4)
     groups = {tuple(sorted(set(kind[v]))) for v in members(found).values()}

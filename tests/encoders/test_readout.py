@@ -132,7 +132,9 @@ def test_no_tensor_grows_with_queries_times_voxels():
     # Catches the dense readout: (batch, queries, voxels) held for the backward pass.
     queries = some_memberships(400, 40, 2, seed=3)
     made, kept = readout(queries), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(x.numel()) or x, lambda x: x
+    ):
         made(drawn(BATCH, 40, DIM).requires_grad_())
     assert max(kept) <= max(BATCH * 400 * 2, 2 * 400 * DIM)
 
@@ -140,7 +142,9 @@ def test_no_tensor_grows_with_queries_times_voxels():
 def test_voxel_queries_keep_nothing_beyond_tokens_and_weights():
     # Catches a table (voxels, voxels).
     made, kept = readout(memberships([[v] for v in range(300)])), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(x.numel()) or x, lambda x: x
+    ):
         made(drawn(BATCH, 300, DIM).requires_grad_())
     assert max(kept) <= BATCH * 300 * DIM
 
@@ -164,8 +168,10 @@ def test_the_spatial_readout_equals_loops():
     torch.testing.assert_close(made.maps().sum(1), torch.ones(4).double(), **TOLERANCE["float64"])
 
 
-def test_a_spatial_map_starts_flat():
-    # Catches a receptive field that is somewhere before anything was seen.
-    with torch.random.fork_rng(devices=[]):
-        maps = SpatialReadout(3, 8, 2).maps()
-    torch.testing.assert_close(maps, torch.full((3, 8), 1 / 8))
+def test_a_spatial_readout_starts_flat_and_silent():
+    # Catches first weights that push a map to a wrong place before they are learned.
+    made = SpatialReadout(3, 8, 2)
+    torch.testing.assert_close(made.maps(), torch.full((3, 8), 1 / 8))
+    made(torch.ones(1, 8, 2)).sum().backward()
+    assert (made.logits.grad == 0).all()
+    assert (made.weight.grad != 0).all()

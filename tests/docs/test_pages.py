@@ -1,0 +1,102 @@
+"""README and pages: every command, file and name that they mention is there, and the code runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from neuroattn.cli.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES_BY_NAME = [pytest.param(page, id=page.stem) for page in PAGES]
+# Made by a run or by the user, not part of the project.
+ABSENT = ("encoders/NAME.yaml",)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the fenced code blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def code(page: Path) -> str:
+    """Return everything that is set as code: fenced blocks and inline."""
+    text = page.read_text(encoding="utf-8")
+    return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+
+
+def run(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run Python of a page in an empty folder, on fewer scenes than a reader would take."""
+    monkeypatch.chdir(folder)
+    small, count = re.subn(r"scenes=\d+", "scenes=40", source)
+    assert count == 1
+    exec(compile(small, "page", "exec"), {})
+
+
+def test_the_readme_program_runs_and_prints_a_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a renamed argument or a changed call that leaves the README behind."""
+    (program,) = blocks(ROOT / "README.md", "python")
+    run(program, tmp_path, monkeypatch)
+    printed = capsys.readouterr().out
+    assert "<Score of TransformerEncoder: explained_variance over 8 images" in printed
+    assert [line.split()[0] for line in printed.splitlines()[-2:]] == ["food", "all"]
+    assert len(program.strip().splitlines()) <= 14
+
+
+def test_the_quickstart_runs_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a step that needs something which no step before it defined."""
+    run("\n".join(blocks(ROOT / "docs/quickstart.md", "python")), tmp_path, monkeypatch)
+    assert "transformer" in capsys.readouterr().out
+    assert (tmp_path / "fitted" / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize("page", PAGES_BY_NAME)
+def test_every_command_that_a_page_shows_exists(page: Path) -> None:
+    """Catches a page that promises a command which nobody wrote."""
+    shown = re.findall(r"(?:^|[`\s(])neuroattn ([a-z]+)\b", code(page))
+    assert set(shown) <= set(COMMANDS), page.name
+
+
+@pytest.mark.parametrize("page", PAGES_BY_NAME)
+def test_every_file_that_a_page_links_or_names_exists(page: Path) -> None:
+    """Catches a recipe that was renamed and a link to a page that was not written."""
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"encoders/\w+\.yaml", text)) - set(ABSENT)
+    missing = {name for name in named if not (ROOT / name).exists()}
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", text)
+    # The tutorial's page is made by the build from the gallery's script.
+    sources = [re.sub(r"^tutorials/(\w+)\.rst", r"gallery/\1.py", link) for link in links]
+    missing |= {link for link in sources if not (page.parent / link).exists()}
+    assert not missing, page.name
+
+
+@pytest.mark.parametrize("page", PAGES_BY_NAME)
+def test_every_dotted_name_of_neuroattn_resolves(page: Path) -> None:
+    """Catches a class path in YAML, or a reference, that no longer leads anywhere."""
+    names = set(re.findall(r"\bneuroattn(?:\.[A-Za-z_]\w*)+", code(page)))
+    for name in sorted(names):
+        parts = name.split(".")
+        found = importlib.import_module(parts[0])
+        for index, part in enumerate(parts[1:], start=1):
+            # A module is found by importing it, anything else by asking the one before.
+            if not hasattr(found, part):
+                found = importlib.import_module(".".join(parts[: index + 1]))
+            else:
+                found = getattr(found, part)
+        assert found is not None, name
+
+
+def test_the_readme_gives_the_two_commands_and_every_subcommand() -> None:
+    """Catches a README that lost the commands on which strangers and the CI rely."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "python -m pip install tox && python -m tox run -e demo" in text
+    assert re.search(r"^python -m pip install tox && python -m tox run(?! -e)", text, re.MULTILINE)
+    told = set(re.findall(r"`(?:neuroattn )?([a-z]+)(?: [^`]*)?`", text))
+    assert set(COMMANDS) <= told

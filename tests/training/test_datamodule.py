@@ -1,0 +1,139 @@
+"""Data modules: parts by name, and a recipe's data from reader to batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from neuroattn.data import SimulatedCortex
+from neuroattn.errors import InputError, MismatchError
+from neuroattn.features import GaborPyramid
+from neuroattn.training.datamodule import EncodingData, ResponseData, SplitPlan
+from neuroattn.training.optimisation import Optimisation
+from tests.training.small import small_features, small_responses
+
+FEATURES = small_features(20)
+
+
+def small_cortex(**options) -> SimulatedCortex:
+    return SimulatedCortex(scenes=24, size=56, repeats=2, voxels=(1, 1), **options)
+
+
+def small_basis() -> GaborPyramid:
+    return GaborPyramid(size=56, grid=7, scales=1)
+
+
+def recipe(tmp_path, **options) -> EncodingData:
+    plan = SplitPlan(train=0.5, validation=0.25, test=0.25, seed=3)
+    return EncodingData(
+        small_cortex(), small_basis(), plan, store=str(tmp_path / "store"), **options
+    )
+
+
+def test_each_loader_serves_its_own_part():
+    # Catches validation on training images.
+    parts = {
+        "train": small_responses(FEATURES, range(12)),
+        "validation": small_responses(FEATURES, range(12, 16)),
+        "test": small_responses(FEATURES, range(16, 20)),
+    }
+    data = ResponseData(FEATURES, parts, seed=1)
+    loaders = {
+        "train": data.train_dataloader(),
+        "validation": data.val_dataloader(),
+        "test": data.test_dataloader(),
+    }
+    for name, loader in loaders.items():
+        rows, count = loader.dataset.rows, parts[name].sizes["presentation"]
+        assert FEATURES["image"].values[rows].tolist() == parts[name]["image"].values.tolist()
+        seen = sum((batch["index"].tolist() for batch in loader), [])
+        assert sorted(seen) == list(range(count))
+    assert sum((b["index"].tolist() for b in loaders["validation"]), []) == [0, 1, 2, 3]
+    predicted = next(iter(data.predict_dataloader()))
+    assert len(predicted["tokens"]) == 20
+    assert "response" not in predicted
+
+
+def test_a_part_that_is_not_there_is_named():
+    # Catches a bare KeyError when a recipe leaves out the validation part.
+    data = ResponseData(FEATURES, {"train": small_responses(FEATURES, range(12))})
+    with pytest.raises(MismatchError, match=r"parts \['train'\], but 'validation' is needed"):
+        data.val_dataloader()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_seeds_that_no_generator_takes_are_refused(seed, tmp_path):
+    # Catches an overflow in the seed of a late epoch.
+    with pytest.raises(InputError, match=f"seed={seed}"):
+        ResponseData(FEATURES, {}, seed=seed)
+    with pytest.raises(InputError, match=f"seed={seed}"):
+        recipe(tmp_path, seed=seed)
+
+
+def test_a_split_plan_leaves_out_a_part_of_nothing():
+    # Catches an empty part, which every loader would stumble over.
+    responses = small_responses(FEATURES, range(20))
+    split = SplitPlan(train=0.75, validation=0.0, test=0.25).split(responses)
+    assert sorted(split.parts) == ["test", "train"]
+    assert {name: len(images) for name, images in split.parts.items()} == {"train": 15, "test": 5}
+
+
+def test_a_recipe_goes_from_images_to_batches(tmp_path):
+    # Catches features and responses that belong to different images.
+    data = recipe(tmp_path, store_dtype="float32", zscore=False)
+    cortex, basis = small_cortex(), small_basis()
+    sizes = {name: part.sizes["presentation"] for name, part in data.parts.items()}
+    assert sizes == {"train": 12, "validation": 6, "test": 6}
+    batch = next(iter(data.test_dataloader()))
+    shown = cortex.responses()
+    for row, image in enumerate(data.part("test")["image"].values):
+        pixels = cortex.images().read(cortex.images().ids.index(image))
+        np.testing.assert_allclose(batch["tokens"][row], basis.extract([pixels])[0], rtol=1e-6)
+        mean = shown["response"].values[shown["image"].values == image].mean(axis=0)
+        np.testing.assert_allclose(batch["response"][row], mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(data.responses_of("test"), data.part("test")["response"].values)
+
+
+def test_parts_share_no_image_and_the_plan_decides(tmp_path):
+    # Catches a split that follows the training seed instead of its own.
+    one, other = recipe(tmp_path, seed=1), recipe(tmp_path, seed=2)
+    assert one.split.parts == other.split.parts
+    images = [set(part["image"].values) for part in one.parts.values()]
+    assert sum(map(len, images)) == len(set.union(*images)) == 24
+
+
+def test_the_store_is_filled_once_for_all_later_uses(tmp_path, monkeypatch):
+    # Catches features that are extracted again by every command and process.
+    seen = []
+    extract = GaborPyramid.extract_images
+
+    def counted(self, images, indices):
+        seen.extend(indices)
+        return extract(self, images, indices)
+
+    monkeypatch.setattr(GaborPyramid, "extract_images", counted)
+    first = recipe(tmp_path)
+    first.prepare_data()
+    assert sorted(seen) == list(range(24))
+    again = recipe(tmp_path)
+    again.prepare_data()
+    np.testing.assert_array_equal(again.features["tokens"], first.features["tokens"])
+    assert len(seen) == 24
+
+
+def test_the_batch_size_is_that_of_the_modules_optimisation(tmp_path):
+    # Catches loaders that fall back to the default of 32.
+    data = ResponseData(FEATURES, {"train": small_responses(FEATURES, range(20))})
+
+    class Trainer:
+        global_rank, world_size = 1, 2
+
+        class strategy:  # noqa: N801
+            class root_device:  # noqa: N801
+                type = "cpu"
+
+        class lightning_module:  # noqa: N801
+            optimisation = Optimisation(batch_size=6)
+
+    data.trainer = Trainer
+    assert [len(batch["index"]) for batch in data.train_dataloader()] == [3, 3, 3]
