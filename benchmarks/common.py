@@ -54,6 +54,7 @@ def machine_facts() -> dict[str, Any]:
         "cpu": model,
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "memory_gib": round(memory, 1),
         "load_average_1min": round(os.getloadavg()[0], 2),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -85,7 +86,9 @@ def paired_runs(
         clocks.append(_clocks())
         second = theirs()
         clocks.append(_clocks())
-        wall, cpu = ([after - before for before, after in pairwise(c)] for c in zip(*clocks, strict=True))
+        wall, cpu = (
+            [after - before for before, after in pairwise(c)] for c in zip(*clocks, strict=True)
+        )
         names = ("ours_s", "theirs_s", "ours_cpu_s", "theirs_cpu_s")
         runs.append(dict(zip(names, (*wall, *cpu), strict=True)))
     timing = {
@@ -193,6 +196,8 @@ def conclude(
     size = "quick" if chosen.quick else "full"
     full_name = name if size == "full" else f"{name}_quick"
     path = write_result(full_name, {"run": size, "targets": told, **payload}, chosen.out)
+    if chosen.quick:
+        print("a quick run; the targets are those of the full size")
     print(*targets, path, sep="\n")
 
 

@@ -21,6 +21,7 @@ from benchmarks.common import Target, conclude, gate, options, paired_runs, run
 from benchmarks.published_decoder import Sizes, our_decoder, ownership
 from neuroattn.features.huggingface import HuggingFaceVision
 from neuroattn.features.store import FeatureStore
+from neuroattn.features.towers import quiet
 from neuroattn.images import ImageArray
 from neuroattn.training.dataset import ImageResponses
 from neuroattn.training.optimisation import Optimisation
@@ -43,7 +44,8 @@ def backbone(folder: Path, sizes: Sizes, blocks: int) -> HuggingFaceVision:
     )
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(0)
-        Dinov2Model(config).save_pretrained(folder)
+        with quiet():
+            Dinov2Model(config).save_pretrained(folder)
     return HuggingFaceVision(str(folder), source="queries", image_size=side, local_files_only=True)
 
 

@@ -77,7 +77,8 @@ def store(images: int, side: int, channels: int, repeats: int) -> dict[str, Any]
         size = data.tokens.nbytes
     rates = [tuple(size / seconds for seconds in run_) for run_ in runs[1:]]
     names = ("shuffled", "in_order", "plain_copy_in_order")
-    medians = {name: statistics.median(c) for name, c in zip(names, zip(*rates, strict=True))}
+    columns = zip(names, zip(*rates, strict=True), strict=True)
+    medians = {name: statistics.median(column) for name, column in columns}
     return {
         "bytes": size,
         "batch": BATCH,

@@ -172,9 +172,7 @@ def main() -> None:
         "parameters": {
             "ours": sum(p.numel() for p in ours.parameters()),
             "published": sum(p.numel() for p in published.parameters()),
-            "published_never_used": sum(
-                p.numel() for p in published.self_attention.parameters()
-            ),
+            "published_never_used": sum(p.numel() for p in published.self_attention.parameters()),
         },
         "timing": timing,
         "allocated_bytes": allocated,

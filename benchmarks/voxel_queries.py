@@ -62,7 +62,7 @@ def block_difference(block: int) -> float:
         made = network(SMALL, size).double()
         predicted = made(tokens)
         (predicted * weight).sum().backward()
-        found.append([predicted, *(p.grad for p in made.parameters())])
+        found.append([predicted.detach(), *(p.grad for p in made.parameters())])
     return max(float((a - b).abs().max()) for a, b in zip(*found, strict=True))
 
 
@@ -71,9 +71,7 @@ def main() -> None:
     sizes = QUICK if chosen.quick else Sizes()
     difference = max(block_difference(block) for block in (1, 5, 8))
     gate("blocks of queries give what one block gives", difference < 1e-10, difference)
-    runs = {
-        batch: {"peak_gb": peak_memory(one_step, sizes, batch) / 1e9} for batch in (1, 2)
-    }
+    runs = {batch: {"peak_gb": peak_memory(one_step, sizes, batch) / 1e9} for batch in (1, 2)}
     for batch, found in runs.items():
         found["step_s"] = one_step(sizes, batch)
     payload = {

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from neuroattn.errors import InputError, NeuroattnError
 from neuroattn.io import read_yaml
 from neuroattn.names import did_you_mean
 
 #: Recipes may say ``${oc.env:NAME}`` for an environment variable.
-RECIPE_MODE = {"parser_mode": "omegaconf"}
+RECIPE_MODE: dict[str, Any] = {"parser_mode": "omegaconf"}
 
 _BOILERPLATE = re.compile(
     r"^(Does not validate against any|Subtypes:|\(?<class|Errors:|Given value"
@@ -35,7 +36,7 @@ def constructor_errors() -> Iterator[None]:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, NeuroattnError):
             cause = cause.__cause__ or cause.__context__
-        if cause is error:
+        if isinstance(error, NeuroattnError):
             raise
         raise InputError(explain(str(cause or error), [])) from error
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 import xarray as xr
+from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -80,6 +81,9 @@ class RecipeCLI(LightningCLI):
         """Return the parser with short errors."""
         self.parser_class = RecipeParser
         return super().init_parser(**kwargs)
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from a checkpoint: Lightning would read it here without our checks."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what a run needs beside model, data and trainer."""
@@ -168,7 +172,8 @@ class RecipeCLI(LightningCLI):
         self._prepare_model()
         if self.resumes:
             print(f"going on with {run.path}")
-        self.trainer.callbacks.append(RunStart(run, self.resolved, data.split))
+        start = RunStart(run, self.resolved, data.split)
+        self.trainer.callbacks.append(start)  # type: ignore[attr-defined]
         try:
             with torch.random.fork_rng():
                 self.trainer.fit(self.model, datamodule=data, ckpt_path=self.settings.ckpt_path)
@@ -257,7 +262,8 @@ def main(command: str, arguments: Sequence[str]) -> None:
             save_config_callback=None,
             seed_everything_default=False,
             auto_configure_optimizers=False,
-            parser_kwargs={**RECIPE_MODE, **dict.fromkeys(_HELP, RECIPE_MODE)},
+            # Lightning writes into what it is given.
+            parser_kwargs={**RECIPE_MODE, **{name: dict(RECIPE_MODE) for name in _HELP}},
             args=[command, *arguments],
         )
 
@@ -284,6 +290,8 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
+        # Lightning still calls what jsonargparse has renamed.
+        warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
         try:
             yield
         finally:

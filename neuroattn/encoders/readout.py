@@ -100,7 +100,7 @@ class _OwnToken(torch.autograd.Function):
         )
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         tokens, weight = ctx.saved_tensors
         # Mixed precision reads in fewer digits than the weight has.
@@ -139,7 +139,7 @@ class SpatialReadout(nn.Module):
     def __init__(self, voxels: int, tokens: int, channels: int) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(voxels, tokens))
-        # From zero, a map first moves once the weights are right: random ones push some$
+        # From zero, a map first moves once the weights are right: random ones push some
         # maps to a wrong place, from which they never return.
         self.weight = nn.Parameter(torch.zeros(voxels, channels))
         self.bias = nn.Parameter(torch.zeros(voxels))

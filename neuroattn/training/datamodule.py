@@ -74,12 +74,14 @@ class ResponseData(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Return batches of every image of the features, in their order."""
         images = self.features["image"].values
-        dataset = ImageResponses(self.features, images)
+        dataset = ImageResponses(self.features, images.tolist())
         return dataset.loader(EpochBatches(len(images), self._batch_size(), shuffle=False))
 
     def _loader(self, name: str, shuffle: bool) -> DataLoader[Batch]:
         part, trainer = self.part(name), self.trainer
-        dataset = ImageResponses(self.features, part["image"].values, part["response"].values)
+        dataset = ImageResponses(
+            self.features, part["image"].values.tolist(), part["response"].values
+        )
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         batches = EpochBatches(len(dataset), self._batch_size(), shuffle, self.seed, rank, world)
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"

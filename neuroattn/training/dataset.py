@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from numpy.typing import NDArray
@@ -41,7 +43,7 @@ class ImageResponses(Dataset[Batch]):
         images: Sequence[str],
         responses: NDArray[np.float32] | None = None,
     ) -> None:
-        rows = features.indexes["image"].get_indexer(list(images))
+        rows = features.indexes["image"].get_indexer(pd.Index(list(images)))
         if (rows < 0).any():
             missing = [image for image, row in zip(images, rows, strict=True) if row < 0]
             raise MismatchError(
@@ -61,13 +63,13 @@ class ImageResponses(Dataset[Batch]):
 
     def __getitems__(self, index: Sequence[int]) -> Batch:
         """Return a batch: ``tokens`` (batch, token, channel), ``index`` and ``response``."""
-        index = np.asarray(index, dtype=np.int64)
+        items = np.asarray(index, dtype=np.int64)
         batch = {
-            "tokens": torch.from_numpy(np.take(self.tokens, self.rows[index], axis=0)),
-            "index": torch.from_numpy(index),
+            "tokens": torch.from_numpy(np.take(self.tokens, self.rows[items], axis=0)),
+            "index": torch.from_numpy(items),
         }
         if self.responses is not None:
-            batch["response"] = torch.from_numpy(self.responses[index])
+            batch["response"] = torch.from_numpy(self.responses[items])
         return batch
 
     def loader(self, batches: EpochBatches, pin: bool = False) -> DataLoader[Batch]:
@@ -86,5 +88,5 @@ class ImageResponses(Dataset[Batch]):
         )
 
 
-def _whole(batch: Batch) -> Batch:
+def _whole(batch: Any) -> Any:
     return batch

@@ -151,7 +151,7 @@ class EncoderModule(pl.LightningModule, ABC):
 
     def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return predictions (batch, voxels)."""
-        return self(batch["tokens"]).float()
+        return self.forward(batch["tokens"]).float()
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule, stepped after every optimiser step."""
@@ -166,7 +166,7 @@ class EncoderModule(pl.LightningModule, ABC):
     def _sum(self, value: Tensor) -> Tensor:
         if self.trainer.world_size == 1:
             return value
-        total: Tensor = self.trainer.strategy.reduce(value, reduce_op="sum")  # type: ignore[assignment]
+        total: Tensor = self.trainer.strategy.reduce(value, reduce_op="sum")
         return total
 
     def _gathered(self, moments: PairMoments) -> PairMoments:

@@ -24,9 +24,7 @@ def start(
     return process
 
 
-def run(
-    arguments: list[str], moment: tuple[Any, ...] = (), errors: str | Path = os.devnull
-) -> int:
+def run(arguments: list[str], moment: tuple[Any, ...] = (), errors: str | Path = os.devnull) -> int:
     """Run ``neuroattn`` in a new process and return its exit code; -9 after a kill."""
     process = start(arguments, moment, errors)
     process.join(120)

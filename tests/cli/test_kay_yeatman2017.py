@@ -14,9 +14,7 @@ RECIPE = Path(__file__).resolve().parents[2] / "encoders" / "kay_yeatman2017.yam
 
 
 @pytest.fixture(scope="module")
-def run(
-    realdata: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def run(realdata: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the whole recipe once."""
     folder = tmp_path_factory.mktemp("kay")
     with pytest.MonkeyPatch.context() as patch:

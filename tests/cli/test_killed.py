@@ -53,7 +53,6 @@ def assert_same_run(run: Path, whole: Path) -> None:
 MOMENTS = {
     "in the first step": ("in_training_step", 1),
     "in the middle of the second epoch": ("in_training_step", 5),
-    "in the last step": ("in_training_step", 12),
     "while best.ckpt of the first epoch is written": ("in_checkpoint", 2),
     "between best.ckpt and last.ckpt": ("after_checkpoint", 2),
     "while last.ckpt is replaced": ("in_checkpoint", 5),
@@ -87,7 +86,7 @@ def test_repeated_kills_at_random_moments_change_nothing(room):
     draw = np.random.default_rng(20)
     arguments, last = fit(room, "random"), room / "random" / "checkpoints" / "last.ckpt"
     killed = 0
-    for _ in range(4):
+    for _ in range(3):
         before = last.stat().st_mtime_ns if last.exists() else 0
         process = mortal.start(arguments)
         while process.is_alive() and (not last.exists() or last.stat().st_mtime_ns == before):
@@ -143,7 +142,9 @@ def test_a_disk_that_fills_up_under_a_checkpoint_loses_what_was_not_saved(
 
 def test_a_disk_that_fills_up_under_the_score_keeps_the_training(room, tmp_path):
     # Catches a run that must be trained again because its last file did not fit.
-    assert mortal.run(fit(room, "score"), ("with_full_disk_for", "scores.nc"), tmp_path / "err") == 2
+    assert (
+        mortal.run(fit(room, "score"), ("with_full_disk_for", "scores.nc"), tmp_path / "err") == 2
+    )
     error = (tmp_path / "err").read_text()
     assert "scores.nc could not be written (No space left on device)" in error
     assert "Traceback" not in error

@@ -80,8 +80,18 @@ def test_a_missing_argument_gets_no_hint():
 
 def test_a_key_that_exists_is_not_suggested():
     # Catches "argument --run: expected one argument; did you mean 'run'?".
-    sentence = "argument --run: expected one argument"
-    assert explain(sentence, ["run"]) == sentence
+    for sentence in ("argument --run: expected one argument", "Option 'run' is not allowed here"):
+        assert explain(sentence, ["run", "run.first"]) == sentence
+
+
+def test_the_alternative_with_a_hint_is_told():
+    # Catches the last or the first alternative of a union, whatever it says.
+    page = (
+        'Parser key "a":\n  - Expected a path but x either not accessible or invalid\n'
+        "  - Expected a <class 'int'>\n  - Option 'x' is not accepted; did you mean 'y'?"
+    )
+    for lines in (page.splitlines(), [page.splitlines()[i] for i in (0, 3, 2, 1)]):
+        assert explain("\n".join(lines), []) == "a: Option 'x' is not accepted; did you mean 'y'?"
 
 
 def test_alternatives_of_equal_worth_are_all_told():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 
 from neuroattn.errors import InputError
@@ -33,11 +35,13 @@ def test_a_shuffled_epoch_leaves_out_only_the_incomplete_batch():
     # Catches small last batches, whose gradient is noisier, and images shown twice.
     found = batches(23, 4, shuffle=True, seed=1)
     assert [len(batch) for batch in found] == [4] * 5
-    flat = sum(found, [])
+    flat = [*chain.from_iterable(found)]
     assert len(set(flat)) == 20
     assert set(flat) <= set(range(23))
-    left_out = {frozenset(range(23)) - set(sum(batches(23, 4, shuffle=True, epoch=e), []))
-                for e in range(4)}
+    left_out = {
+        frozenset(range(23)) - {*chain.from_iterable(batches(23, 4, shuffle=True, epoch=e))}
+        for e in range(4)
+    }
     assert len(left_out) > 1
 
 
@@ -56,7 +60,7 @@ def test_without_shuffling_every_index_comes_once_in_as_many_steps_everywhere(co
     assert all(batch for rank in ranks for batch in rank)
     assert sorted(i for rank in ranks for batch in rank for i in batch) == list(range(count))
     if world == 1:
-        assert sum(ranks[0], []) == list(range(count))
+        assert [*chain.from_iterable(ranks[0])] == list(range(count))
         assert [len(batch) for batch in ranks[0]][:-1] == [min(size, count)] * (len(ranks[0]) - 1)
 
 
@@ -70,7 +74,7 @@ def test_processes_partition_the_batches_of_one_process(world):
     for step, batch in enumerate(whole):
         shares = [rank[step] for rank in ranks]
         assert {len(share) for share in shares} == {6 // world}
-        assert sorted(sum(shares, [])) == sorted(batch)
+        assert sorted([*chain.from_iterable(shares)]) == sorted(batch)
 
 
 def test_a_batch_that_processes_cannot_share_evenly_is_made_smaller():

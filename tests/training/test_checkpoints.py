@@ -31,7 +31,7 @@ PARTS = {
 }
 
 
-class Killed(RuntimeError):
+class KilledError(RuntimeError):
     pass
 
 
@@ -43,7 +43,7 @@ class Mortal(LinearModule):
 
     def on_train_batch_start(self, batch, batch_index):
         if self.trainer.current_epoch == self.last and batch_index == 1:
-            raise Killed
+            raise KilledError
 
 
 def fit(folder, epochs=2, ckpt_path=None, parts=PARTS, dies_in=99):
@@ -51,7 +51,7 @@ def fit(folder, epochs=2, ckpt_path=None, parts=PARTS, dies_in=99):
     module = Mortal(Optimisation(epochs=epochs, batch_size=4, learning_rate=0.1))
     module.last = dies_in
     settings = trainer_settings(module)
-    with quiet_lightning(), torch.random.fork_rng(), contextlib.suppress(Killed):
+    with quiet_lightning(), torch.random.fork_rng(), contextlib.suppress(KilledError):
         trainer = pl.Trainer(
             callbacks=training_callbacks(folder, module.optimisation, 0),
             default_root_dir=folder,
@@ -186,9 +186,10 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path):
 
 def test_a_moved_run_still_knows_its_best_checkpoint(tmp_path):
     # Catches a best.ckpt that is replaced by a worse epoch after the folder was renamed.
-    opposite = {**PARTS, "validation": PARTS["validation"].assign(
-        response=-PARTS["validation"]["response"]
-    )}
+    opposite = {
+        **PARTS,
+        "validation": PARTS["validation"].assign(response=-PARTS["validation"]["response"]),
+    }
     fit(tmp_path / "old", epochs=4, parts=opposite, dies_in=2)
     best = read_checkpoint(tmp_path / "old" / "best.ckpt")
     (tmp_path / "old").rename(tmp_path / "new")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 
@@ -46,9 +48,14 @@ def test_each_loader_serves_its_own_part():
     for name, loader in loaders.items():
         rows, count = loader.dataset.rows, parts[name].sizes["presentation"]
         assert FEATURES["image"].values[rows].tolist() == parts[name]["image"].values.tolist()
-        seen = sum((batch["index"].tolist() for batch in loader), [])
+        seen = [*chain.from_iterable(batch["index"].tolist() for batch in loader)]
         assert sorted(seen) == list(range(count))
-    assert sum((b["index"].tolist() for b in loaders["validation"]), []) == [0, 1, 2, 3]
+    assert [*chain.from_iterable(b["index"].tolist() for b in loaders["validation"])] == [
+        0,
+        1,
+        2,
+        3,
+    ]
     predicted = next(iter(data.predict_dataloader()))
     assert len(predicted["tokens"]) == 20
     assert "response" not in predicted

@@ -135,8 +135,12 @@ def test_training_stops_when_the_validation_loss_no_longer_falls():
             Counted.epochs += 1
 
     options = {"epochs": 30, "batch_size": 4, "schedule": "constant", "warmup": 0.0}
-    train(Counted(Optimisation(**options, learning_rate=0.0, patience=3)), FEATURES, TRAINING,
-          VALIDATION)
+    train(
+        Counted(Optimisation(**options, learning_rate=0.0, patience=3)),
+        FEATURES,
+        TRAINING,
+        VALIDATION,
+    )
     assert Counted.epochs == 4
 
 
