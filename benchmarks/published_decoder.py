@@ -7,7 +7,7 @@ hemisphere is applied to every query token before a mask keeps one of them.
 
 References
 ----------
-Adeli, Minni & Kriegeskorte (2025), Transformer brain encoders explain human high-level visual
+Adeli, Sun & Kriegeskorte (2025), Transformer brain encoders explain human high-level visual
 responses; arXiv 2505.17329.
 """
 

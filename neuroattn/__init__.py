@@ -1,4 +1,4 @@
-"""neuroattn: attention as a model of the visual brain, and what attention can and cannot remember."""
+"""Attention as a model of the visual brain, and what attention can and cannot remember."""
 
 from neuroattn.names import lazy_exports
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class NeuroattnError(Exception):
-    """Base of every error that a user's input can cause; the command line turns it into exit code 2."""
+    """Base of every error that a user can cause; the command line turns it into exit code 2."""
 
 
 class InputError(NeuroattnError, ValueError):

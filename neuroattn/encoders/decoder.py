@@ -76,7 +76,7 @@ class DecoderLayer(nn.Module):
 
     References
     ----------
-    Adeli, Minni & Kriegeskorte (2025), Transformer brain encoders explain human high-level visual
+    Adeli, Sun & Kriegeskorte (2025), Transformer brain encoders explain human high-level visual
     responses, section 2; arXiv 2505.17329.
     """
 
@@ -141,7 +141,7 @@ class BrainDecoder(EncoderNetwork):
         self.static: SpatialReadout | None = None
         if config.static_branch:
             voxels = self.readout.voxels
-            self.static = SpatialReadout(voxels, grid[0] * grid[1], channels)
+            self.static = SpatialReadout(voxels, grid, channels)
             self.register_buffer("gate", torch.full((voxels,), 0.5))
 
     gate: Tensor
@@ -164,8 +164,13 @@ class BrainDecoder(EncoderNetwork):
         return (routed,) if self.static is None else (routed, self.static(tokens))
 
     def loss(self, tokens: Tensor, response: Tensor) -> Tensor:
-        """Return the sum of the branches' mean squared errors: each learns as if it were alone."""
+        """Return the sum of the branches' losses: each learns as if it were alone.
+
+        Mean squared errors over images and voxels, and the static branch's smoothness penalty.
+        """
         losses = [F.mse_loss(branch, response) for branch in self.branches(tokens)]
+        if self.static is not None:
+            losses.append(self.static.penalty())
         return torch.stack(losses).sum()
 
     def statistics(self, tokens: Tensor, response: Tensor) -> dict[str, Tensor]:

@@ -20,13 +20,17 @@ class FactorizedNetwork(EncoderNetwork):
 
     Parameters
     ----------
-    voxels, tokens, channels : int
-        Sizes.
+    voxels : int
+        Number of voxels.
+    grid : tuple of int
+        Rows and columns of the tokens.
+    channels : int
+        Channels of the tokens.
     """
 
-    def __init__(self, voxels: int, tokens: int, channels: int) -> None:
+    def __init__(self, voxels: int, grid: tuple[int, int], channels: int) -> None:
         super().__init__()
-        self.readout = SpatialReadout(voxels, tokens, channels)
+        self.readout = SpatialReadout(voxels, grid, channels)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
 
@@ -37,6 +41,10 @@ class FactorizedNetwork(EncoderNetwork):
         """Return predictions (batch, voxels) from raw tokens (batch, token, channel)."""
         predicted: Tensor = self.readout((tokens.to(self.mean.dtype) - self.mean) / self.scale)
         return predicted
+
+    def loss(self, tokens: Tensor, response: Tensor) -> Tensor:
+        """Return the mean squared error and the maps' smoothness penalty."""
+        return super().loss(tokens, response) + self.readout.penalty()
 
 
 class FactorizedModule(EncoderModule):
@@ -53,8 +61,9 @@ class FactorizedModule(EncoderModule):
 
     def build(self, features: xr.Dataset, responses: xr.Dataset, seed: int) -> EncoderNetwork:
         """Return a network for these features and voxels."""
-        _, tokens, channels = features["tokens"].shape
-        network = FactorizedNetwork(responses.sizes["voxel"], tokens, channels)
+        grid = int(features.attrs["rows"]), int(features.attrs["columns"])
+        channels = features["tokens"].shape[2]
+        network = FactorizedNetwork(responses.sizes["voxel"], grid, channels)
         network.mean, network.scale = channel_statistics(features, responses["image"].values)
         return network
 
@@ -115,5 +124,5 @@ class FactorizedEncoder(TrainedEncoder):
         return {}
 
     def _empty_network(self, shape: Mapping[str, Any]) -> FactorizedNetwork:
-        sizes = self.features_["tokens"], self.features_["channels"]
-        return FactorizedNetwork(self.voxels_.sizes["voxel"], *sizes)
+        grid = self.features_["rows"], self.features_["columns"]
+        return FactorizedNetwork(self.voxels_.sizes["voxel"], grid, self.features_["channels"])

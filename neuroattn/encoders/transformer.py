@@ -72,7 +72,7 @@ class TransformerEncoder(TrainedEncoder):
 
     References
     ----------
-    Adeli, Minni & Kriegeskorte (2025), Transformer brain encoders explain human high-level visual
+    Adeli, Sun & Kriegeskorte (2025), Transformer brain encoders explain human high-level visual
     responses; arXiv 2505.17329.
     """
 

@@ -107,9 +107,10 @@ def test_tokens_are_standardised_in_the_networks_own_precision():
 def test_the_loss_is_the_sum_of_the_branches_own_losses():
     # Catches one branch trained on what the other leaves over.
     made = decoder(replace(PLAIN, static_branch=True))
+    made.static.logits.data.copy_(drawn(*made.static.logits.shape, seed=52))
     tokens, response = images(), drawn(BATCH, 7, seed=51)
     routed, fixed = made.branches(tokens)
-    expected = F.mse_loss(routed, response) + F.mse_loss(fixed, response)
+    expected = F.mse_loss(routed, response) + F.mse_loss(fixed, response) + made.static.penalty()
     torch.testing.assert_close(made.loss(tokens, response), expected, **TOLERANCE["float64"])
     alone = decoder()
     torch.testing.assert_close(

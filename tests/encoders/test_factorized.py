@@ -61,7 +61,7 @@ def test_routed_voxels_are_out_of_its_reach():
 def test_the_network_standardises_and_reads_by_its_map():
     # Catches a scale that is multiplied, or applied before the mean.
     with torch.random.fork_rng(devices=[]):
-        network = FactorizedNetwork(2, 3, 4).double()
+        network = FactorizedNetwork(2, (3, 1), 4).double()
     network.mean.copy_(torch.arange(4.0))
     network.scale.copy_(torch.tensor([1.0, 2.0, 4.0, 0.5]))
     tokens = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0)).double()

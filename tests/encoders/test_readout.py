@@ -152,7 +152,7 @@ def test_voxel_queries_keep_nothing_beyond_tokens_and_weights():
 def test_the_spatial_readout_equals_loops():
     # Catches a map over the wrong axis, or one that depends on the image.
     with torch.random.fork_rng(devices=[]):
-        made = SpatialReadout(voxels=4, tokens=7, channels=3).double()
+        made = SpatialReadout(voxels=4, grid=(7, 1), channels=3).double()
     for number, parameter in enumerate(made.parameters()):
         parameter.data = drawn(*parameter.shape, seed=number)
     tokens = drawn(2, 7, 3, seed=8)
@@ -170,8 +170,36 @@ def test_the_spatial_readout_equals_loops():
 
 def test_a_spatial_readout_starts_flat_and_silent():
     # Catches first weights that push a map to a wrong place before they are learned.
-    made = SpatialReadout(3, 8, 2)
+    made = SpatialReadout(3, (4, 2), 2)
     torch.testing.assert_close(made.maps(), torch.full((3, 8), 1 / 8))
     made(torch.ones(1, 8, 2)).sum().backward()
     assert (made.logits.grad == 0).all()
     assert (made.weight.grad != 0).all()
+
+
+def test_the_smoothness_penalty_is_the_squared_laplacian_of_the_logits() -> None:
+    # Catches rows taken for columns, a wrapped or zero-padded edge, and a sum over voxels.
+    made = SpatialReadout(2, (3, 4), 2).double()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        made.logits.copy_(torch.randn(2, 12, generator=generator))
+    total = 0.0
+    for plane in made.logits.detach().reshape(2, 3, 4).tolist():
+        for row in range(3):
+            for column in range(4):
+                steps = ((-1, 0), (1, 0), (0, -1), (0, 1))
+                around = [(row + down, column + right) for down, right in steps]
+                inside = [(min(max(r, 0), 2), min(max(c, 0), 3)) for r, c in around]
+                total += (sum(plane[r][c] for r, c in inside) - 4 * plane[row][column]) ** 2
+    expected = SpatialReadout.smoothness * total / 2
+    assert float(made.penalty().detach()) == pytest.approx(
+        expected, rel=TOLERANCE["float64"]["rtol"]
+    )
+
+
+def test_a_flat_map_has_no_penalty() -> None:
+    # Catches an edge that counts as a step.
+    made = SpatialReadout(2, (3, 4), 2)
+    with torch.no_grad():
+        made.logits.fill_(1.7)
+    assert float(made.penalty().detach()) == 0.0
