@@ -20,8 +20,7 @@ import tempfile
 import matplotlib.pyplot as plt
 import numpy as np
 
-from neuroattn.data import SimulatedCortex, split_by_image
-from neuroattn.data.prepare import prepare
+from neuroattn.data import SimulatedCortex, prepare, split_by_image
 from neuroattn.data.scenes import CATEGORIES
 from neuroattn.data.simulated_cortex import CATEGORY_AREAS
 from neuroattn.encoders import FactorizedEncoder, RidgeEncoder, TransformerEncoder
@@ -52,7 +51,7 @@ for index, each in enumerate(axes):
 # Responses and split
 # -------------------
 #
-# :func:`~neuroattn.data.prepare.prepare` checks the responses, z-scores each voxel within its
+# :func:`~neuroattn.data.prepare` checks the responses, z-scores each voxel within its
 # sessions, estimates each voxel's noise ceiling from the repeats and averages them. The split is by
 # image: no image stands on both sides. The first four rows of the result are shown.
 

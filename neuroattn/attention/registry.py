@@ -199,7 +199,7 @@ def _check_parameters(spec: Mechanism, given: Mapping[str, Any]) -> None:
             known = ", ".join(spec.parameters) or "none"
             raise UnknownNameError(
                 f"attention={spec.name!r} has no parameter {name!r}"
-                f"{did_you_mean(name, spec.parameters)} Allowed: {known}."
+                f"{did_you_mean(name, spec.parameters) or '.'} Allowed: {known}."
             )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from neuroattn.data.arrays import read_npy
 from neuroattn.data.label_map import read_mapping
 from neuroattn.data.reader import Reader
-from neuroattn.data.response_set import ResponseSet, response_set
+from neuroattn.data.schema import ResponseSet, response_set
 from neuroattn.errors import FileError, InputError, MismatchError
 from neuroattn.images import ImageFolder, Images
 from neuroattn.io import existing

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from neuroattn.data.arrays import read_array
 from neuroattn.data.reader import Reader
-from neuroattn.data.response_set import ResponseSet, response_set
+from neuroattn.data.schema import ResponseSet, response_set
 from neuroattn.data.sources import ArraySource, ImageSource, ResponseSource, VoxelSource
 from neuroattn.data.storage import open_responses
 from neuroattn.data.tables import numbers, read_rois, read_table

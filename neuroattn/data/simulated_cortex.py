@@ -11,8 +11,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from neuroattn.data.reader import Reader
-from neuroattn.data.response_set import response_set
 from neuroattn.data.scenes import CATEGORIES, Scenes, make_scenes
+from neuroattn.data.schema import response_set
 from neuroattn.errors import InputError
 from neuroattn.features.base import FeatureBasis
 from neuroattn.features.gabor import GaborPyramid

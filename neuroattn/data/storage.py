@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroattn.data.response_set import ResponseSet
 from neuroattn.data.rules import as_text, validate
+from neuroattn.data.schema import ResponseSet
 from neuroattn.errors import FileError, InputError
 from neuroattn.io import atomic_path, existing, write_netcdf
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from neuroattn.data.response_set import ResponseSet
+from neuroattn.data.schema import ResponseSet
 from neuroattn.errors import InputError, MismatchError
 from neuroattn.names import check_name
 

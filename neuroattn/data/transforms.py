@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from neuroattn.data.response_set import ResponseSet, voxel_blocks
+from neuroattn.data.schema import ResponseSet, voxel_blocks
 from neuroattn.errors import InputError
 
 

@@ -5,6 +5,7 @@ from neuroattn.names import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "Comparison": "comparison",
         "DecoderConfig": "decoder",
         "Encoder": "base",
         "FactorizedEncoder": "factorized",

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from sklearn.base import clone
 
-from neuroattn.data.prepare import prepare
+from neuroattn.data.preparation import prepare
 from neuroattn.data.reader import Reader
 from neuroattn.data.split import Split, folds_by_image
 from neuroattn.encoders.base import Encoder
@@ -120,6 +120,8 @@ class Comparison:
             Fitted on the training images, or in cross-validation on all images.
         """
         scores, fitted = {}, {}
+        trained = len(self.splits[0]["train"])
+        report(f"fitting {', '.join(self.encoders)} on {trained} images{self._folds_in_words()}")
         for name, encoder in self.encoders.items():
             started = time.perf_counter()
             prediction, last = self._predictions(encoder)
@@ -129,6 +131,9 @@ class Comparison:
             fitted[name] = clone(encoder).fit(self.features, self.responses) if self.folds else last
             report(f"fitted and scored {name} in {time.perf_counter() - started:.0f} s")
         return scores, fitted
+
+    def _folds_in_words(self) -> str:
+        return f", {self.folds} folds" if self.folds else ""
 
     def _scored(self) -> xr.Dataset:
         kept = np.isin(self.responses["image"].values.astype(str), self.scored_images)

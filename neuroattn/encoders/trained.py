@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +23,8 @@ from neuroattn.training.loop import train
 from neuroattn.training.module import EncoderModule, EncoderNetwork
 
 Config = TypeVar("Config")
+#: Images predicted at once.
+_BLOCK = 32
 
 
 class TrainedEncoder(Encoder):
@@ -89,14 +91,31 @@ class TrainedEncoder(Encoder):
         return encoder
 
     def _predict(self, features: xr.Dataset, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        return self._applied(features, rows, self.network_)
+
+    def _applied(
+        self,
+        features: xr.Dataset,
+        rows: NDArray[np.intp],
+        function: Callable[[torch.Tensor], torch.Tensor],
+    ) -> NDArray[np.float32]:
+        """Return ``function`` of the tokens of images, block by block, on a GPU if there is one.
+
+        The network is back on the processor afterwards.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dataset = ImageResponses(features, features["image"].values[rows].tolist())
-        predicted = np.empty((len(rows), self.voxels_.sizes["voxel"]), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(rows), 64):
-                index = range(start, min(start + 64, len(rows)))
-                batch = dataset.__getitems__(index)
-                predicted[index.start : index.stop] = self.network_(batch["tokens"]).numpy()
-        return predicted
+        blocks = []
+        self.network_.to(device)
+        try:
+            with torch.inference_mode():
+                for start in range(0, max(1, len(rows)), _BLOCK):
+                    index = range(start, min(start + _BLOCK, len(rows)))
+                    tokens = dataset.__getitems__(index)["tokens"].to(device)
+                    blocks.append(function(tokens).float().cpu().numpy())
+        finally:
+            self.network_.cpu()
+        return np.concatenate(blocks)
 
     def _state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         tensors = {name: value.clone() for name, value in self.network_.state_dict().items()}
@@ -129,7 +148,7 @@ def as_config(argument: str, value: Any, kind: type[Config]) -> Config:
     for name, given in value.items():
         if name not in defaults:
             raise InputError(
-                f"{argument} has no field {name!r}{did_you_mean(str(name), defaults)} "
+                f"{argument} has no field {name!r}{did_you_mean(str(name), defaults) or '.'} "
                 f"Allowed: {', '.join(defaults)}."
             )
         wanted = type(defaults[name])

@@ -6,14 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from neuroattn.encoders.decoder import BrainDecoder, DecoderConfig
 from neuroattn.encoders.inputs import rows_of
 from neuroattn.encoders.queries import QueryMap, query_map
 from neuroattn.encoders.trained import TrainedEncoder, as_config, channel_statistics
-from neuroattn.training.dataset import ImageResponses
 from neuroattn.training.module import EncoderModule, EncoderNetwork
 from neuroattn.training.optimisation import Optimisation
 
@@ -119,15 +117,11 @@ class TransformerEncoder(TrainedEncoder):
         """
         self._check_features(features)
         ids = features["image"].values if images is None else np.asarray(list(images), dtype=object)
-        dataset = ImageResponses(
-            features, features["image"].values[rows_of(features, ids)].tolist()
+        weights = self._applied(
+            features,
+            rows_of(features, ids),
+            lambda tokens: self.network_.attention_maps(tokens, layer),
         )
-        blocks = []
-        with torch.inference_mode():
-            for start in range(0, max(1, len(ids)), 32):
-                batch = dataset.__getitems__(range(start, min(start + 32, len(ids))))
-                blocks.append(self.network_.attention_maps(batch["tokens"], layer).numpy())
-        weights = np.concatenate(blocks)
         grid = self.features_["rows"], self.features_["columns"]
         return xr.DataArray(
             weights.reshape(*weights.shape[:3], *grid),

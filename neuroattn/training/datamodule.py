@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from neuroattn.data.prepare import prepare
+from neuroattn.data.preparation import prepare
 from neuroattn.data.reader import Reader
 from neuroattn.data.split import Split, split_by_image
 from neuroattn.errors import InputError, MismatchError

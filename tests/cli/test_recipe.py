@@ -15,7 +15,7 @@ import neuroattn
 from neuroattn.cli import recipe
 from neuroattn.cli.main import main
 from neuroattn.data import SimulatedCortex
-from neuroattn.data.prepare import prepare
+from neuroattn.data.preparation import prepare
 from neuroattn.data.split import Split
 from neuroattn.data.storage import open_responses
 from neuroattn.features import FeatureStore, GaborPyramid

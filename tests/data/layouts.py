@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 
-from neuroattn.data.response_set import response_set
+from neuroattn.data.schema import response_set
 
 NAMES = {
     "prf-visualrois": ["Unknown", "V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4"],

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from neuroattn.data.algonauts2023 import ROI_FILES, Algonauts2023
-from neuroattn.data.response_set import describe
 from neuroattn.data.rules import validate
+from neuroattn.data.schema import describe
 from neuroattn.data.surface import to_fsaverage
 from neuroattn.errors import FileError, InputError, MismatchError, UnknownNameError
 from tests.data.layouts import MESH, NAMES, TRAIN, add_test_responses, algonauts23_mini

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from neuroattn.data.own import TableData
-from neuroattn.data.response_set import describe
 from neuroattn.data.rules import validate
+from neuroattn.data.schema import describe
 from neuroattn.data.sources import ArraySource, ImageSource, ResponseSource, VoxelSource
 from neuroattn.data.storage import save
 from neuroattn.errors import FileError, InputError, MismatchError, UnknownNameError

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from neuroattn.data.response_set import response_set
 from neuroattn.data.rules import validate
+from neuroattn.data.schema import response_set
 from neuroattn.data.storage import open_responses, save
 from neuroattn.data.transforms import average_repetitions
 from neuroattn.errors import FileError, InputError

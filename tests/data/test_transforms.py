@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from neuroattn.data.response_set import describe
 from neuroattn.data.rules import validate
+from neuroattn.data.schema import describe
 from neuroattn.data.transforms import add_ncsnr, average_repetitions, zscore_within_session
 from neuroattn.errors import InputError
 from tests.data.layouts import small_set
@@ -16,7 +16,7 @@ from tests.tolerances import TOLERANCE
 
 def test_averages_equal_a_loop_over_images_in_the_order_of_showing(monkeypatch) -> None:
     # Catches a wrong grouping, a sorted order, and a block that is written to the wrong voxels.
-    monkeypatch.setattr("neuroattn.data.response_set._BLOCK_BYTES", 4 * 11 * 2)
+    monkeypatch.setattr("neuroattn.data.schema._BLOCK_BYTES", 4 * 11 * 2)
     images = ["z", "b", "z", "a", "b", "z", "q", "a", "z", "b", "y"]
     data = small_set(presentations=11, presentation={"image": images})
     averaged = average_repetitions(data)
@@ -115,7 +115,7 @@ def test_the_ncsnr_of_a_simulation_is_recovered(monkeypatch) -> None:
     rng = np.random.default_rng(5)
     images, repeats = 400, 3
     truth = np.array([0.3, 0.6, 1.0, 1.5, 0.0])
-    monkeypatch.setattr("neuroattn.data.response_set._BLOCK_BYTES", 4 * images * repeats * 2)
+    monkeypatch.setattr("neuroattn.data.schema._BLOCK_BYTES", 4 * images * repeats * 2)
     order = np.concatenate([rng.permutation(images) for _ in range(repeats)])
     session = np.arange(images * repeats) // 150
     signal = rng.standard_normal((images, 5)) * truth

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroattn.data.response_set import response_set
+from neuroattn.data.schema import response_set
 
 ROWS, COLUMNS, CHANNELS, VOXELS = 2, 3, 5, 7
 

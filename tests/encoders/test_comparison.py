@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from neuroattn.data.reader import Reader
-from neuroattn.data.response_set import response_set
+from neuroattn.data.schema import response_set
 from neuroattn.encoders import FactorizedEncoder, RidgeEncoder
 from neuroattn.encoders.base import Encoder
 from neuroattn.encoders.comparison import Comparison
@@ -97,7 +97,9 @@ def test_one_split_scores_its_test_images_only(tmp_path):
     assert fitted["memory"].seen_ == {*split["train"], *split["validation"]}
     assert set(fitted["memory"].validated_) == set(split["validation"])
     assert (scores["memory"].dataset["prediction"] == 0).all()
-    assert [line.split()[3] for line in lines] == ["memory", "ridge"]
+    trained = len(split["train"])
+    assert lines[0] == f"fitting memory, ridge on {trained} images"
+    assert [line.split()[3] for line in lines[1:]] == ["memory", "ridge"]
 
 
 def test_scores_equal_those_of_the_encoder_itself(tmp_path):

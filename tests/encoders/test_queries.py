@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuroattn.data.response_set import response_set
+from neuroattn.data.schema import response_set
 from neuroattn.encoders.queries import QueryMap, query_map
 from neuroattn.errors import InputError, UnknownNameError
 

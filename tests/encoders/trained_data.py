@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from neuroattn.data.response_set import response_set
+from neuroattn.data.schema import response_set
 
 ROWS, COLUMNS, CHANNELS = 3, 5, 4
 TOKENS = ROWS * COLUMNS

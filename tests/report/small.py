@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroattn.data.response_set import response_set
+from neuroattn.data.schema import response_set
 from neuroattn.metrics import Score
 
 ROIS = ("V1", "FFA-1", "nowhere")

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from neuroattn.data.response_set import response_set
+from neuroattn.data.schema import response_set
 from neuroattn.errors import InputError, MismatchError
 from neuroattn.report import why_no_maps, write_maps
 from tests.report.small import surface_voxels, volume_voxels

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from neuroattn.data.response_set import response_set
+from neuroattn.data.schema import response_set
 from neuroattn.errors import InputError, MismatchError
 from neuroattn.report import png, surface_picture, surface_values, why_no_surface
 from tests.report.small import pixels, surface_voxels, volume_voxels

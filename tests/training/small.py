@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from neuroattn.data.response_set import response_set
+from neuroattn.data.schema import response_set
 from neuroattn.data.transforms import average_repetitions
 from neuroattn.training.module import EncoderModule, EncoderNetwork
 

@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 
 from neuroattn.data import add_ncsnr, average_repetitions, zscore_within_session
-from neuroattn.data.prepare import prepare
-from neuroattn.data.response_set import response_set
+from neuroattn.data.preparation import prepare
+from neuroattn.data.schema import response_set
 from neuroattn.encoders.inputs import ceiling_of
 from neuroattn.errors import InputError
 

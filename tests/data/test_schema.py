@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from neuroattn.data.response_set import (
+from neuroattn.data.rules import validate
+from neuroattn.data.schema import (
     count_repetitions,
     describe,
     drop_unusable_voxels,
     response_set,
     voxel_blocks,
 )
-from neuroattn.data.rules import validate
 from neuroattn.errors import InputError, MismatchError, UnknownNameError
 from tests.data.layouts import small_set
 
@@ -125,7 +125,7 @@ def test_a_set_in_which_no_voxel_is_usable_is_refused_with_the_counts() -> None:
 
 def test_blocks_of_voxels_cover_each_voxel_once(monkeypatch) -> None:
     # Catches a last block that is left out.
-    monkeypatch.setattr("neuroattn.data.response_set._BLOCK_BYTES", 4 * 9 * 2)
+    monkeypatch.setattr("neuroattn.data.schema._BLOCK_BYTES", 4 * 9 * 2)
     data = small_set()
     blocks = list(voxel_blocks(data))
     assert [block.stop - block.start for block, _ in blocks] == [2, 2, 1]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from neuroattn.data.response_set import drop_unusable_voxels
 from neuroattn.data.rules import validate
+from neuroattn.data.schema import drop_unusable_voxels
 from neuroattn.data.transforms import add_ncsnr, average_repetitions, zscore_within_session
 
 
