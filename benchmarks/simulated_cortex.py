@@ -42,7 +42,8 @@ def one_seed(seed: int, scenes: int) -> dict[str, Any]:
             encoders["transformer"], experiment.features, experiment.source, experiment.splits[0]
         )
     best = scores["transformer"]
-    against = {name: differences(best, scores[name]) for name in ("ridge", "factorized")}
+    baselines = [name for name in scores if name != "transformer"]
+    against = {name: differences(best, scores[name]) for name in baselines}
     mass = seen.by_area()
     met = {
         f"beats {name} in {area}": against[name][area]["low"] > 0

@@ -87,7 +87,12 @@ def run_comparison(
     splits = [{name: list(ids) for name, ids in s.parts.items()} for s in comparison.splits]
     write_json(run.split, {"folds": splits} if comparison.folds else splits[0])
     write_encoders(run, encoders, scores)
-    write_predictions(run, list(encoders.values())[-1], comparison.features)
+    main, name = list(encoders.values())[-1], list(encoders)[-1]
+    if comparison.folds:  # those of the encoders that did not see the image
+        held_out = scores[name].dataset["prediction"]
+        run.write_predictions(held_out, main.voxels_, f"{type(main).__name__}, held-out folds")
+    else:
+        write_predictions(run, main, comparison.features)
     key = str(comparison.features.attrs["key"])
     run.write_manifest(manifest.facts(comparison.responses, key, encoders=list(encoders)))
     return encoders

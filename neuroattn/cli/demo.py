@@ -23,7 +23,7 @@ from neuroattn.training.run_directory import RunDirectory
 
 
 def comparison(seed: int, store: str | Path, scenes: int = 2000) -> Comparison:
-    """Return the demo's comparison: ridge, factorised and transformer encoders on one split.
+    """Return the demo's comparison: two ridges, factorised and transformer encoders on one split.
 
     Parameters
     ----------
@@ -40,6 +40,7 @@ def comparison(seed: int, store: str | Path, scenes: int = 2000) -> Comparison:
         source=cortex,
         basis=cortex.basis,
         encoders={
+            "pooled ridge": RidgeEncoder(view="mean", seed=seed),
             "ridge": RidgeEncoder(seed=seed),
             "factorized": FactorizedEncoder(seed=seed),
             "transformer": TransformerEncoder(network, seed=seed),

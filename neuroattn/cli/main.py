@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0 on success, 2 after a user's mistake (one message on stderr), 130 after Ctrl-C.
     """
+    # Threads that wait by spinning make a shared machine several times slower; torch reads
+    # this once, when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

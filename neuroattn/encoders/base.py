@@ -48,6 +48,8 @@ class Encoder(BaseEstimator, ABC):  # type: ignore[misc]
 
     voxels_: xr.Dataset
     features_: dict[str, Any]
+    #: Whether ``fit`` uses ``validation``; where it does not, those images may train.
+    watches_validation = False
 
     def fit(
         self, features: xr.Dataset, responses: xr.Dataset, validation: xr.Dataset | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -26,6 +27,9 @@ Report = Callable[[str], None]
 
 class Comparison:
     """Fit and score encoders on the same images, the same split and the same ceilings.
+
+    Encoders that are trained by gradient descent watch the validation images; the others
+    cross-validate inside what they are given, and are given training and validation images.
 
     Parameters
     ----------
@@ -72,6 +76,12 @@ class Comparison:
     ) -> None:
         if not encoders:
             raise InputError("encoders is empty; name at least one.")
+        for name in encoders:
+            if not re.fullmatch(r"\w[\w .()+-]*", name):
+                raise InputError(
+                    f"encoders has the name {name!r}; a name is a folder too: letters, digits, "
+                    "spaces and _.()+- are allowed, and it begins with a letter or digit."
+                )
         if folds == 1 or folds < 0:
             raise InputError(f"folds={folds} must be 0 (one split) or at least 2.")
         self.source, self.basis, self.encoders = source, basis, dict(encoders)
@@ -120,8 +130,8 @@ class Comparison:
             Fitted on the training images, or in cross-validation on all images.
         """
         scores, fitted = {}, {}
-        trained = len(self.splits[0]["train"])
-        report(f"fitting {', '.join(self.encoders)} on {trained} images{self._folds_in_words()}")
+        sizes = ", ".join(f"{part} {len(ids)}" for part, ids in self.splits[0].parts.items())
+        report(f"fitting {', '.join(self.encoders)} ({sizes} images{self._folds_in_words()})")
         for name, encoder in self.encoders.items():
             started = time.perf_counter()
             prediction, last = self._predictions(encoder)
@@ -133,7 +143,7 @@ class Comparison:
         return scores, fitted
 
     def _folds_in_words(self) -> str:
-        return f", {self.folds} folds" if self.folds else ""
+        return f" in each of {self.folds} folds" if self.folds else ""
 
     def _scored(self) -> xr.Dataset:
         kept = np.isin(self.responses["image"].values.astype(str), self.scored_images)
@@ -143,10 +153,15 @@ class Comparison:
         parts = []
         for split in self.splits:
             fold: Encoder = clone(encoder)
+            training = self.responses
             held_out = None
-            if "validation" in split.parts:
+            if fold.watches_validation and "validation" in split.parts:
                 held_out = split.select(self.responses, "validation")
-            fold.fit(self.features, split.select(self.responses, "train"), held_out)
+            shown = set(split["train"])
+            if not fold.watches_validation:
+                shown |= set(split.parts.get("validation", ()))
+            kept = np.isin(training["image"].values.astype(str), list(shown))
+            fold.fit(self.features, training.isel(presentation=np.flatnonzero(kept)), held_out)
             parts.append(fold.predict(self.features, split["test"]))
         joined = xr.concat(parts, dim="image").sel(image=list(self.scored_images))
         return joined, fold

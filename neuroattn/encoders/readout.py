@@ -140,7 +140,6 @@ class SpatialReadout(nn.Module):
 
     #: Logits of a softmax over hundreds of tokens start flat and move slowly.
     rate_factor = 5.0
-    no_decay = True
     #: Weight of the squared Laplacian, summed over tokens, against a voxel's mean squared error.
     #: On the simulated cortex a third and three times of it change early areas by less than .01.
     smoothness = 3e-5

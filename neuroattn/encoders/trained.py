@@ -38,6 +38,7 @@ class TrainedEncoder(Encoder):
 
     network_: EncoderNetwork
     seed: int
+    watches_validation = True
     progress: bool | None
 
     @abstractmethod

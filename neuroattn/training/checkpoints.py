@@ -148,7 +148,16 @@ def training_callbacks(
             dirpath=str(directory),
             filename="best",
             monitor="validation_loss",
-            save_last=True,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        ),
+        # Not `save_last`, which writes only when the monitored loss has improved. Comes after the
+        # best, so that its state holds this epoch's best score.
+        RunCheckpoints(
+            dirpath=str(directory),
+            filename="last",
+            monitor=None,
+            every_n_epochs=1,
             enable_version_counter=False,
             save_on_train_epoch_end=True,
         ),

@@ -116,15 +116,30 @@ class SplitPlan:
         Fractions of the images; they sum to 1. ``validation=0`` leaves that part out.
     seed : int
         The same seed and images give the same split.
+    file : str, optional
+        A split to take instead: JSON, part to list of image ids, as ``split.json`` of a run.
     """
 
     train: float = 0.8
     validation: float = 0.1
     test: float = 0.1
     seed: int = 0
+    file: str | None = None
 
     def split(self, responses: xr.Dataset) -> Split:
-        """Divide the images of a response set."""
+        """Divide the images of a response set.
+
+        Raises
+        ------
+        FileError, InputError, MismatchError
+            If the file is no split, fractions do not fit, or a part names images that are not
+            there.
+        """
+        if self.file is not None:
+            split = Split.load(self.file)
+            for part in split.parts:
+                split.select(responses, part)
+            return split
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return split_by_image(responses, {n: f for n, f in parts.items() if f}, self.seed)
 

@@ -90,14 +90,13 @@ class Optimisation:
         """Return AdamW over the network's parameters, grouped by decay and by rate factor.
 
         A module with an attribute ``rate_factor`` has its own parameters learn that many times
-        faster; one with ``no_decay`` keeps its own parameters from decaying.
+        faster. Matrices named ``weight`` decay, and nothing else.
         """
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for module in network.modules():
             factor = float(getattr(module, "rate_factor", 1.0))
-            fixed = bool(getattr(module, "no_decay", False))
             for name, parameter in module.named_parameters(recurse=False):
-                decays = parameter.ndim > 1 and name == "weight" and not fixed
+                decays = parameter.ndim > 1 and name == "weight"
                 key = (factor, self.weight_decay if decays else 0.0)
                 groups.setdefault(key, []).append(parameter)
         settings = [

@@ -95,10 +95,11 @@ def test_one_split_scores_its_test_images_only(tmp_path):
         assert set(score.dataset["image"].values) == set(split["test"])
     assert tuple(scores["ridge"].dataset["image"].values) == experiment.scored_images
     assert fitted["memory"].seen_ == {*split["train"], *split["validation"]}
-    assert set(fitted["memory"].validated_) == set(split["validation"])
+    # A closed-form encoder has no use for validation images but to learn from them.
+    assert fitted["memory"].validated_ == []
     assert (scores["memory"].dataset["prediction"] == 0).all()
-    trained = len(split["train"])
-    assert lines[0] == f"fitting memory, ridge on {trained} images"
+    sizes = ", ".join(f"{part} {len(split[part])}" for part in ("train", "validation", "test"))
+    assert lines[0] == f"fitting memory, ridge ({sizes} images)"
     assert [line.split()[3] for line in lines[1:]] == ["memory", "ridge"]
 
 
@@ -114,9 +115,10 @@ def test_scores_equal_those_of_the_encoder_itself(tmp_path):
     for name in ("raw", "ceiling", "normalised", "prediction", "response", "repeats"):
         np.testing.assert_array_equal(found[name], expected[name])
     assert found["repeats"].values.tolist() == [2] * len(split["test"])
-    again = RidgeEncoder(folds=3).fit(
-        experiment.features, split.select(experiment.responses, "train")
-    )
+    # Ridge has no use for validation images but to learn from them.
+    learned = ~np.isin(experiment.responses["image"].values, split["test"])
+    training = experiment.responses.isel(presentation=np.flatnonzero(learned))
+    again = RidgeEncoder(folds=3).fit(experiment.features, training)
     np.testing.assert_allclose(
         found["prediction"], again.predict(experiment.features, test["image"].values)
     )
@@ -193,3 +195,22 @@ def test_an_empty_comparison_and_one_fold_are_refused(tmp_path):
     for folds in (1, -2):
         with pytest.raises(InputError, match=f"folds={folds} must be 0"):
             compare(tmp_path, folds=folds)
+
+
+def test_an_encoder_that_watches_validation_never_trains_on_it(tmp_path):
+    # Catches validation images given to both, or withheld from the encoder that needs them.
+    class Watching(Memory):
+        watches_validation = True
+
+    experiment = compare(tmp_path, split=PLAN)
+    experiment.encoders = {"watching": Watching()}
+    _, fitted = experiment.run(lambda line: None)
+    split = PLAN.split(experiment.responses)
+    assert set(fitted["watching"].validated_) == set(split["validation"])
+
+
+@pytest.mark.parametrize("name", ["../escaped", "..", "a/b", "", ".hidden", "a\\b"])
+def test_a_name_that_leads_out_of_the_run_is_refused(tmp_path, name):
+    # Catches an encoder's name that writes over another run.
+    with pytest.raises(InputError, match="a name is a folder too"):
+        Comparison(None, None, {name: Memory()})

@@ -19,6 +19,7 @@ from tests.encoders.trained_data import (
     routed_responses,
     static_responses,
 )
+from tests.tolerances import TOLERANCE
 
 FEATURES = make_features(300)
 TRAIN, TEST = np.arange(260), np.arange(260, 300)
@@ -118,3 +119,18 @@ def test_a_module_becomes_an_encoder_with_its_own_settings():
         expected = module.network(tokens)
     np.testing.assert_array_equal(encoder.predict(FEATURES)[:2], expected)
     assert encoder.receptive_fields().size == len(PLACES) * TOKENS
+
+
+def test_the_loss_holds_the_smoothness_penalty() -> None:
+    # Catches a penalty that is computed and never trained with, or a weight of zero.
+    network = FactorizedNetwork(2, (2, 3), 4).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        network.readout.logits.copy_(torch.randn(2, 6, generator=generator))
+    tokens = torch.randn(5, 6, 4, generator=generator, dtype=torch.float64)
+    response = torch.randn(5, 2, generator=generator, dtype=torch.float64)
+    found = network.loss(tokens, response).detach()
+    alone = torch.nn.functional.mse_loss(network(tokens), response).detach()
+    penalty = network.readout.penalty().detach()
+    assert float(penalty) > 0
+    torch.testing.assert_close(found, alone + penalty, **TOLERANCE["float64"])

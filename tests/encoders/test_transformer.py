@@ -197,3 +197,14 @@ def test_wrong_settings_are_named_with_the_closest_match():
     ):
         with pytest.raises(kind, match=message):
             TransformerEncoder(network, QUICK).fit(FEATURES, responses)
+
+
+def test_statistics_of_the_channels_are_those_of_the_training_images_alone():
+    # Catches a leak: centring and scaling with images that are held out.
+    training = ROUTED.isel(presentation=slice(0, 50))
+    network = TransformerModule(DecoderConfig(**NETWORK)).build(FEATURES, training, 0)
+    tokens = FEATURES["tokens"].sel(image=training["image"].values).values.astype(np.float64)
+    np.testing.assert_allclose(network.mean.numpy(), tokens.mean(axis=(0, 1)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(network.scale.numpy(), tokens.std(axis=(0, 1)), rtol=1e-5)
+    everything = FEATURES["tokens"].values.mean(axis=(0, 1))
+    assert not np.allclose(network.mean.numpy(), everything, rtol=1e-3)

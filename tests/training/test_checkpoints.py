@@ -13,6 +13,8 @@ import torch
 
 from neuroattn.errors import FileError, MismatchError
 from neuroattn.training.checkpoints import (
+    BEST,
+    LAST,
     AtomicCheckpointIO,
     RunCheckpoints,
     load_weights,
@@ -200,3 +202,24 @@ def test_a_moved_run_still_knows_its_best_checkpoint(tmp_path):
     assert callback.best_model_path == str(tmp_path / "new" / "best.ckpt")
     assert read_checkpoint(tmp_path / "new" / "best.ckpt")["epoch"] == best["epoch"] == 0
     assert not (tmp_path / "old").exists()
+
+
+def test_the_last_checkpoint_is_the_last_epoch_while_validation_worsens(tmp_path):
+    # Catches a `last` that is only written when the monitored loss improves: a kill would lose
+    # every epoch since the best.
+    held = PARTS["validation"]
+    opposite = held.assign(response=-held["response"])
+    module = LinearModule(Optimisation(epochs=5, batch_size=4, learning_rate=0.1))
+    data = ResponseData(FEATURES, {**PARTS, "validation": opposite})
+    module.prepare(FEATURES, PARTS["train"], 0)
+    trainer = pl.Trainer(
+        callbacks=training_callbacks(tmp_path, module.optimisation, 0),
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        **trainer_settings(module),
+    )
+    with quiet_lightning():
+        trainer.fit(module, datamodule=data)
+    best, last = (read_checkpoint(tmp_path / name)["epoch"] for name in (BEST, LAST))
+    assert best < 4
+    assert last == 4

@@ -46,12 +46,11 @@ def test_constant_stays_after_the_warm_up():
     assert found == pytest.approx([0.25, 0.5, 0.75, 1.0] + [1.0] * 16)
 
 
-def test_only_weight_matrices_decay_and_modules_may_say_otherwise():
+def test_only_weight_matrices_decay():
     # Catches biases, norms and queries that are pulled to zero.
     network = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2), nn.Linear(2, 2))
     network.register_parameter("query", nn.Parameter(torch.zeros(5, 3)))
     network[2].rate_factor = 10.0
-    network[3].no_decay = True
     optimizer = Optimisation(learning_rate=0.01, weight_decay=0.3).optimizer(network)
     found = {
         id(parameter): (group["lr"], group["weight_decay"])
@@ -66,7 +65,7 @@ def test_only_weight_matrices_decay_and_modules_may_say_otherwise():
         network[1].bias: (0.01, 0.0),
         network[2].weight: (0.1, 0.3),
         network[2].bias: (0.1, 0.0),
-        network[3].weight: (0.01, 0.0),
+        network[3].weight: (0.01, 0.3),
         network[3].bias: (0.01, 0.0),
     }
     assert found == {id(parameter): pytest.approx(pair) for parameter, pair in expected.items()}
