@@ -59,7 +59,8 @@ def test_the_demo_writes_what_it_promises_and_nothing_beside(told):
     # Catches stores and temporary files that are left behind.
     assert sorted(os.listdir(told)) == ["one", "two"]
     assert sorted(os.listdir(told / "one")) == PROMISED
-    assert sorted(os.listdir(told / "one" / "baselines")) == ["factorized", "ridge"]
+    baselines = sorted(os.listdir(told / "one" / "baselines"))
+    assert baselines == ["factorized", "pooled ridge", "ridge"]
     assert type(neuroattn.load(told / "one")) is TransformerEncoder
 
 
