@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from neuroattn.cli.compare import run_comparison
 from neuroattn.cli.finish import write_presentation
 from neuroattn.cli.results import PlainParser
@@ -61,8 +63,15 @@ def main(command: str, arguments: Sequence[str]) -> None:
     run = RunDirectory(given.out)
     run.require_new()
     print(f"simulating a cortex that looks at {given.scenes} scenes (seed {given.seed})")
-    with tempfile.TemporaryDirectory(prefix="neuroattn-") as store:
-        _tell(run, comparison(given.seed, store, given.scenes), given.seed)
+    threads = torch.get_num_threads()
+    # Matrices this small gain nothing from a second thread, lose much where other jobs run
+    # beside, and give the same digits with one thread everywhere.
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="neuroattn-") as store:
+            _tell(run, comparison(given.seed, store, given.scenes), given.seed)
+    finally:
+        torch.set_num_threads(threads)
     print(f"report: {run.report}")
 
 
