@@ -61,7 +61,7 @@ def main(command: str, arguments: Sequence[str]) -> None:
     if not settings.run:
         raise InputError("--run is missing: name the run directory, e.g. --run runs/compared.")
     run = RunDirectory(settings.run)
-    run.require_new()
+    run.require_new(resumable=False)
     config = made.dump(settings, skip_unset=False)
     with constructor_errors():
         ready = made.instantiate(settings)

@@ -61,7 +61,7 @@ def main(command: str, arguments: Sequence[str]) -> None:
     parser.add_argument("--scenes", type=int, default=2000, help="images (default: 2000)")
     given = parser.parse_args(list(arguments))
     run = RunDirectory(given.out)
-    run.require_new()
+    run.require_new(resumable=False)
     print(f"simulating a cortex that looks at {given.scenes} scenes (seed {given.seed})")
     threads = torch.get_num_threads()
     # Matrices this small gain nothing from a second thread, lose much where other jobs run

@@ -40,8 +40,13 @@ class RunDirectory:
         self.maps = self.path / "maps"
         self.report = self.path / "report.html"
 
-    def require_new(self) -> None:
+    def require_new(self, resumable: bool = True) -> None:
         """Refuse a folder that holds anything.
+
+        Parameters
+        ----------
+        resumable : bool
+            Whether the message may advise to continue the run.
 
         Raises
         ------
@@ -51,9 +56,10 @@ class RunDirectory:
         if self.path.is_dir() and not any(self.path.iterdir()):
             return
         if self.path.exists():
+            way_on = ", continue it with --ckpt_path last" if resumable else ""
             raise RunExistsError(
                 f"run directory {self.path} exists already and is never overwritten. "
-                "Choose another --run, continue it with --ckpt_path last, or remove it."
+                f"Choose another folder{way_on}, or remove it."
             )
 
     def require_finished(self) -> None:

@@ -79,6 +79,8 @@ def test_the_same_seed_gives_the_same_digits(told, encoder):
 
 def test_a_demo_is_never_overwritten_and_checks_its_arguments(told, capsys):
     # Catches a second demo over the first one, and a run directory of nothing.
-    assert "exists already" in refused(capsys, "demo", "--out", str(told / "one"))
+    message = refused(capsys, "demo", "--out", str(told / "one"))
+    assert "exists already" in message
+    assert "--ckpt_path" not in message  # a demo cannot be continued
     assert "scenes=0" in refused(capsys, "demo", "--out", str(told / "no"), "--scenes", "0")
     assert not (told / "no").exists()
