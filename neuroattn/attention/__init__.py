@@ -5,11 +5,14 @@ from neuroattn.names import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "Learned": "learned",
         "Mechanism": "registry",
         "MultiheadAttention": "block",
-        "attend": "registry",
+        "Plan": "dispatch",
+        "attend": "dispatch",
         "get": "registry",
         "list_mechanisms": "registry",
-        "weights": "registry",
+        "register": "registry",
+        "weights": "dispatch",
     },
 )

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuroattn.attention.registry import attend, get, weights
-from neuroattn.errors import InputError
+from neuroattn.attention.dispatch import attend, weights
+from neuroattn.attention.learned import Learned
+from neuroattn.attention.mimetic import mimetic
+from neuroattn.attention.registry import Mechanism, get
+from neuroattn.errors import InputError, UnknownNameError
+from neuroattn.names import check_name, did_you_mean
+
+
+class Projected(NamedTuple):
+    """Tokens as a block's queries read them.
+
+    Attributes
+    ----------
+    key, value : Tensor
+        (batch, heads, tokens, width of a head)
+    named : dict of str to Tensor
+        What the mechanism learns from the tokens.
+    """
+
+    key: Tensor
+    value: Tensor
+    named: dict[str, Tensor]
 
 
 class MultiheadAttention(nn.Module):
-    """Cross-attention of queries to tokens through a registered mechanism.
+    """Attention of queries to tokens through a registered mechanism.
 
     Keys are ``key(tokens) + key_position(position)``: the position code enters the keys only,
-    and its projection is computed once a batch, not once an image.
+    and its projection is computed once a batch, not once an image. What the mechanism learns
+    (gates, feature maps, ...) is the module ``learned``; where a mechanism drops a projection, its
+    heads read slices of what came.
 
     Parameters
     ----------
@@ -30,14 +52,27 @@ class MultiheadAttention(nn.Module):
     mechanism : str
         A registered mechanism.
     parameters : mapping, optional
-        The mechanism's own parameters.
+        The mechanism's own parameters and the options of what it learns. A parameter that is
+        given here is not learned.
+    causal : bool
+        Whether query i sees the tokens up to i only.
+    initialisation : {"xavier", "mimetic"}
+        ``"mimetic"`` starts with query-key products near the identity and value-output products
+        near its negative, see :func:`neuroattn.attention.mimetic.mimetic`; it needs
+        ``token_dim`` = ``dim``.
 
     Raises
     ------
     InputError
-        If ``dim`` is no multiple of ``heads``.
+        If ``dim`` is no multiple of ``heads``, a parameter is out of its range, or a mechanism
+        without some projection is given tokens of another width.
     UnknownNameError
-        If the mechanism is not registered.
+        If the mechanism is not registered or has no such parameter.
+
+    References
+    ----------
+    Trockman & Kolter (2023), Mimetic initialization of self-attention layers, section 3;
+    arXiv 2305.09828.
     """
 
     def __init__(
@@ -47,74 +82,149 @@ class MultiheadAttention(nn.Module):
         token_dim: int | None = None,
         mechanism: str = "softmax",
         parameters: Mapping[str, Any] | None = None,
+        *,
+        causal: bool = False,
+        initialisation: str = "xavier",
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise InputError(f"dim={dim} must be a multiple of heads={heads}.")
-        get(mechanism)
-        self.heads, self.mechanism = heads, mechanism
-        self.parameters_of_mechanism = dict(parameters or {})
+        check_name("initialisation", initialisation, ("xavier", "mimetic"))
+        if dim < 1 or heads < 1 or dim % heads:
+            raise InputError(f"dim={dim} must be a multiple of heads={heads}, both at least 1.")
+        spec = get(mechanism)
+        if causal not in spec.causal:
+            raise InputError(f"attention={mechanism!r} does not take causal={causal}.")
+        self.heads, self.mechanism, self.causal = heads, mechanism, causal
         token_dim = dim if token_dim is None else token_dim
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(token_dim, dim)
-        self.key_position = nn.Linear(dim, dim, bias=False)
-        self.value = nn.Linear(token_dim, dim)
-        self.output = nn.Linear(dim, dim)
-        for layer in (self.query, self.key, self.value):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        nn.init.zeros_(self.output.bias)
+        self.parameters_of_mechanism, options = _sorted_parameters(spec, parameters or {})
+        self.query = self.key = self.value = self.learned = None
+        self.output = nn.Linear(dim, dim) if "output" in spec.projections else nn.Identity()
+        if not {"key", "value"} <= set(spec.projections) and token_dim != dim:
+            raise InputError(
+                f"attention={mechanism!r} reads slices of the tokens: dim={dim} must be their "
+                f"number of channels, {token_dim}."
+            )
+        if "query" in spec.projections:
+            self.query = nn.Linear(dim, heads * token_dim if spec.whole_key else dim)
+        if "key" in spec.projections:
+            self.key = nn.Linear(token_dim, dim)
+        self.key_position = nn.Linear(dim, token_dim if spec.whole_key else dim, bias=False)
+        if "value" in spec.projections:
+            self.value = nn.Linear(token_dim, dim)
+        self.whole_key = spec.whole_key
+        if spec.module is not None:
+            self.learned = spec.module(dim, heads, token_dim, **options)
+        self._initialise(initialisation)
 
-    def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    query: nn.Linear | None
+    key: nn.Linear | None
+    value: nn.Linear | None
+    key_position: nn.Linear
+    learned: Learned | None
+
+    def _initialise(self, initialisation: str) -> None:
+        for layer in (self.query, self.key, self.value):
+            if layer is not None:
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        if isinstance(self.output, nn.Linear):
+            nn.init.zeros_(self.output.bias)
+        if initialisation == "mimetic":
+            layers = (self.query, self.key, self.value, self.output)
+            mimetic(*layers, heads=self.heads)
+
+    def forward(self, queries: Tensor, tokens: Projected) -> Tensor:
         """Read the projected tokens.
 
         Parameters
         ----------
         queries : Tensor
             (batch, queries, dim); a batch of 1 is read by every image.
-        keys, values : Tensor
-            From :meth:`project`, (batch, heads, tokens, dim / heads).
+        tokens : Projected
+            From :meth:`project`.
 
         Returns
         -------
         Tensor
             (batch, queries, dim)
         """
-        query = self._heads(self.query(queries)).expand(keys.shape[0], -1, -1, -1)
-        read = attend(self.mechanism, query, keys, values, **self.parameters_of_mechanism)
+        query, named = self._asked(queries, tokens)
+        read = attend(self.mechanism, query, tokens.key, tokens.value, causal=self.causal, **named)
         merged: Tensor = self.output(read.transpose(1, 2).flatten(2))
         return merged
 
-    def project(self, tokens: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values (batch, heads, tokens, dim / heads) of tokens and their position.
+    def project(self, tokens: Tensor, position: Tensor | None = None) -> Projected:
+        """Return the tokens as the queries read them.
 
         Parameters
         ----------
         tokens : Tensor
             (batch, tokens, token_dim)
-        position : Tensor
-            (tokens, dim)
+        position : Tensor, optional
+            The tokens' position code (tokens, dim), see :func:`sine_position`.
         """
-        return self.project_placed(tokens, self.place(position))
+        return self.project_placed(tokens, None if position is None else self.place(position))
 
     def place(self, position: Tensor) -> Tensor:
         """Return what every image's keys have from their place (tokens, dim), bias included."""
-        return F.linear(position, self.key_position.weight, self.key.bias)
+        bias = None if self.key is None else self.key.bias
+        return F.linear(position, self.key_position.weight, bias)
 
-    def project_placed(self, tokens: Tensor, placed: Tensor) -> tuple[Tensor, Tensor]:
+    def project_placed(self, tokens: Tensor, placed: Tensor | None) -> Projected:
         """Return what :meth:`project` does, ``placed`` being :meth:`place` of the position."""
-        keys = F.linear(tokens, self.key.weight)
-        keys += placed  # in place: keys are the largest tensor of a training step
-        return self._heads(keys), self._heads(self.value(tokens))
+        if self.key is None:
+            keys = tokens if placed is None else tokens + placed
+        elif placed is None:
+            keys = self.key(tokens)
+        else:
+            keys = F.linear(tokens, self.key.weight)
+            keys += placed  # in place: keys are the largest tensor of a training step
+        values = tokens if self.value is None else self.value(tokens)
+        named = {} if self.learned is None else self.learned.of_tokens(tokens)
+        split = (
+            keys[:, None].expand(-1, self.heads, -1, -1) if self.whole_key else self._heads(keys)
+        )
+        return Projected(split, self._heads(values), named)
 
-    def maps(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Return the explicit weights (batch, heads, queries, tokens)."""
-        query = self._heads(self.query(queries)).expand(keys.shape[0], -1, -1, -1)
-        return weights(self.mechanism, query, keys, **self.parameters_of_mechanism)
+    def maps(self, queries: Tensor, tokens: Projected) -> Tensor:
+        """Return the explicit weights (batch, heads, queries, tokens).
+
+        Raises
+        ------
+        InputError
+            If the mechanism has no explicit matrix.
+        """
+        query, named = self._asked(queries, tokens)
+        return weights(self.mechanism, query, tokens.key, causal=self.causal, **named)
+
+    def _asked(self, queries: Tensor, tokens: Projected) -> tuple[Tensor, dict[str, Any]]:
+        """Return the queries (batch, heads, queries, width of a head) and all parameters."""
+        of_queries = {} if self.learned is None else self.learned.of_queries(queries)
+        query = self._heads(queries if self.query is None else self.query(queries))
+        named = {**tokens.named, **of_queries, **self.parameters_of_mechanism}
+        return query.expand(tokens.key.shape[0], -1, -1, -1), named
 
     def _heads(self, projected: Tensor) -> Tensor:
         split: Tensor = projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return split
+
+
+def _sorted_parameters(
+    spec: Mechanism, given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the mechanism's parameters and the options of what it learns, both checked."""
+    known = {**spec.options, **spec.parameters}
+    for name, value in given.items():
+        if name not in known:
+            raise UnknownNameError(
+                f"attention={spec.name!r} has no parameter {name!r}"
+                f"{did_you_mean(name, known) or '.'} Allowed: {', '.join(known) or 'none'}."
+            )
+        if not isinstance(value, Tensor):
+            known[name].check(spec.name, name, value, {})
+    options = {name: each.default for name, each in spec.options.items()}
+    options |= {name: value for name, value in given.items() if name in options}
+    kept = {name: value for name, value in given.items() if name in spec.parameters}
+    return kept, options
 
 
 def sine_position(rows: int, columns: int, dim: int, temperature: float = 10_000.0) -> Tensor:

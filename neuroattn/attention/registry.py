@@ -1,8 +1,9 @@
-"""The registry of attention mechanisms and the one door to all of them."""
+"""The registry: what is known of every attention mechanism, under its name."""
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -11,11 +12,89 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuroattn.errors import InputError, UnknownNameError
-from neuroattn.names import check_name, did_you_mean
+from neuroattn.attention.learned import Learned
+from neuroattn.attention.parameters import Parameter
+from neuroattn.errors import InputError
+from neuroattn.names import check_name
 
-#: One module a family; importing it registers its mechanisms.
-FAMILIES: tuple[str, ...] = ("softmax",)
+#: One package a family; a module in it registers its mechanisms when it is imported.
+FAMILIES: tuple[str, ...] = ("softmax", "linear", "regression", "memory")
+
+#: The memory of a recurrent mechanism after some tokens: named tensors.
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the choice of a form and a backend depends on.
+
+    Attributes
+    ----------
+    device : str
+        Type of the device: ``"cpu"``, ``"cuda"``.
+    dtype : torch.dtype
+        Of the query.
+    queries, keys, dim, value_dim : int
+        Sizes.
+    causal, masked : bool
+        Whether a causal read, and whether a mask is asked for.
+    gradient : bool
+        Whether an input requires a gradient.
+    state : bool
+        Whether an initial state is given or the final one is wanted.
+    parameters : mapping
+        The mechanism's parameters, defaults filled in.
+    """
+
+    device: str
+    dtype: torch.dtype
+    queries: int
+    keys: int
+    dim: int
+    value_dim: int
+    causal: bool
+    masked: bool
+    gradient: bool
+    state: bool
+    parameters: Mapping[str, Any]
+
+
+def never(request: Request) -> str:
+    """Object to nothing."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One implementation of a mechanism.
+
+    Attributes
+    ----------
+    form : {"parallel", "recurrent", "chunked"}
+        All pairs at once, token by token, or blocks of tokens as matrix products.
+    backend : str
+        ``"reference"`` for plain torch, see :mod:`neuroattn.attention.backends` for the others.
+    function : callable
+        ``function(query, key, value, *, causal, mask, scale, **parameters)`` to the output; with
+        ``stateful`` also ``initial_state``, and the final state returned beside the output.
+    stateful : bool
+        Whether it takes and returns a state. Such a run is called with as many queries as keys
+        when the read is causal.
+    half : bool
+        Whether it takes half-precision inputs as they are; others are given float32.
+    refuses : callable
+        From a :class:`Request` to the reason why it cannot be done, or "".
+    avoids : callable
+        From a :class:`Request` to the reason why ``"auto"`` goes on to the next run, or "".
+    """
+
+    form: str
+    backend: str
+    function: Callable[..., Any]
+    stateful: bool = False
+    half: bool = False
+    refuses: Callable[[Request], str] = never
+    avoids: Callable[[Request], str] = never
 
 
 @dataclass(frozen=True)
@@ -25,33 +104,78 @@ class Mechanism:
     Attributes
     ----------
     name, family, paper : str
-        Registered name, family (the module that defines it) and citation.
-    forward : callable
-        ``forward(query, key, value, *, causal, mask, scale, backend, **parameters)``.
+        Registered name, family (the package that defines it) and citation with the equation.
+    summary : str
+        One sentence: what it does.
+    formula : str
+        The read in LaTeX, in our symbols.
+    runs : tuple of Run
+        The implementations, those that ``"auto"`` prefers first. The reference of its first form
+        is what all others are tested against.
     weights : callable or None
         ``weights(query, key, *, causal, mask, scale, **parameters)`` where an explicit matrix
-        (batch, heads, query, key) exists.
-    parameters : mapping of str to (default, sentence)
-        The mechanism's own parameters with their defaults and allowed ranges in words.
-    causal, cross : bool
-        Whether it has a causal form, and whether queries may come from elsewhere than keys.
-    forms, backends : tuple of str
-        What :func:`attend` accepts for ``form`` and ``backend`` beside ``"auto"``.
+        (batch, heads, queries, keys) exists, such that the output is ``weights @ value``.
+    parameters : mapping of str to Parameter
+        The mechanism's own parameters.
+    causal : tuple of bool
+        The values of ``causal`` that it takes.
+    cross : bool
+        Whether queries may come from elsewhere than keys.
+    mask : {"any", "keys", "none"}
+        Any mask, one that hides keys from all queries (padding), or none.
+    scale : str
+        The default of ``scale`` in words, "" if the mechanism has none.
     cost : str
         Time and memory in n (keys), m (queries) and d (dim).
+    laws : mapping of str to str
+        Name of a test to the law that it checks and the mistake that would break it.
+    symbols : mapping of str to str
+        The paper's symbols to our names.
+    module : callable or None
+        ``module(dim, heads, token_dim, **options)``, what the mechanism learns.
+    options : mapping of str to Parameter
+        The options of ``module``.
+    projections : tuple of str
+        What the block projects: of ``query``, ``key``, ``value``, ``output``; what is not
+        projected is passed as slices, one a head.
+    whole_key : bool
+        Whether all heads read the tokens whole as their keys, instead of a slice each.
     """
 
     name: str
     family: str
     paper: str
-    forward: Callable[..., Tensor]
-    weights: Callable[..., Tensor] | None
-    causal: bool
-    cross: bool
-    forms: tuple[str, ...]
-    backends: tuple[str, ...]
+    summary: str
+    formula: str
+    runs: tuple[Run, ...]
     cost: str
-    parameters: Mapping[str, tuple[Any, str]] = field(default_factory=lambda: MappingProxyType({}))
+    weights: Callable[..., Tensor] | None = None
+    parameters: Mapping[str, Parameter] = field(default_factory=lambda: MappingProxyType({}))
+    causal: tuple[bool, ...] = (False, True)
+    cross: bool = True
+    mask: str = "any"
+    scale: str = "1/sqrt(dim)"
+    laws: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    symbols: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    module: Callable[..., Learned] | None = None
+    options: Mapping[str, Parameter] = field(default_factory=lambda: MappingProxyType({}))
+    projections: tuple[str, ...] = ("query", "key", "value", "output")
+    whole_key: bool = False
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms it has, preferred first."""
+        return tuple(dict.fromkeys(run.form for run in self.runs))
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The backends it has, preferred first."""
+        return tuple(dict.fromkeys(run.backend for run in self.runs))
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether a state of fixed size stands for all tokens read so far."""
+        return any(run.stateful for run in self.runs)
 
 
 _REGISTRY: dict[str, Mechanism] = {}
@@ -71,9 +195,16 @@ def register(mechanism: Mechanism) -> Mechanism:
     return mechanism
 
 
+_LOADED: list[str] = []
+
+
 def _loaded() -> dict[str, Mechanism]:
-    for family in FAMILIES:
-        importlib.import_module(f"neuroattn.attention.{family}")
+    if not _LOADED:
+        for family in FAMILIES:
+            package = importlib.import_module(f"neuroattn.attention.{family}")
+            for module in sorted(each.name for each in pkgutil.iter_modules(package.__path__)):
+                importlib.import_module(f"{package.__name__}.{module}")
+        _LOADED.append("all")
     return _REGISTRY
 
 
@@ -85,149 +216,35 @@ def get(name: str) -> Mechanism:
     UnknownNameError
         If no mechanism has that name; the message lists those that exist and the closest.
     """
-    return _loaded()[check_name("attention", name, _loaded())]
+    known = _loaded()
+    return known[name] if name in known else known[check_name("attention", name, known)]
 
 
-def list_mechanisms(family: str | None = None, causal: bool | None = None) -> list[str]:
-    """Return the names of all mechanisms, or of those of a family or with a causal form."""
-    return sorted(
-        name
-        for name, spec in _loaded().items()
-        if family in (None, spec.family) and causal in (None, spec.causal)
-    )
-
-
-def attend(
-    name: str,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    causal: bool = False,
-    mask: Tensor | None = None,
-    scale: float | None = None,
-    form: str = "auto",
-    backend: str = "auto",
-    **parameters: Any,
-) -> Tensor:
-    """Attend through a registered mechanism.
+def list_mechanisms(
+    family: str | None = None, causal: bool | None = None, recurrent: bool | None = None
+) -> list[str]:
+    """Return the names of the mechanisms, in alphabetical order.
 
     Parameters
     ----------
-    name : str
-        A registered mechanism, see :func:`list_mechanisms`.
-    query, key, value : Tensor
-        (batch, heads, queries, dim), (batch, heads, keys, dim), (batch, heads, keys, value_dim).
-    causal : bool
-        Query i sees keys up to i, counted so that the last query sees the last key.
-    mask : Tensor of bool, optional
-        Broadcastable to (batch, heads, queries, keys); True where attention is allowed. A row
-        without any allowed key reads zeros.
-    scale : float, optional
-        Factor on the logits, 1/sqrt(dim) by default.
-    form, backend : str
-        One of the mechanism's own, or ``"auto"``.
-    **parameters
-        The mechanism's own parameters.
-
-    Returns
-    -------
-    Tensor
-        (batch, heads, queries, value_dim), dtype of the query.
+    family : str, optional
+        Only those of this family, see :data:`FAMILIES`.
+    causal : bool, optional
+        Only those that have a causal form (True), or that have none (False).
+    recurrent : bool, optional
+        Only those with a state of fixed size (True), or without (False).
 
     Raises
     ------
     UnknownNameError
-        Unknown mechanism, form, backend or parameter.
-    InputError
-        Shapes that do not fit, a mask that is not bool, or a causal request to a mechanism
-        without a causal form.
+        If there is no such family.
     """
-    spec = get(name)
-    _check_parameters(spec, parameters)
-    check_name("form", form, ("auto", *spec.forms))
-    check_name("backend", backend, ("auto", *spec.backends))
-    _check_shapes(query, key, value)
-    mask = _checked_mask(mask, query, key)
-    if causal and not spec.causal:
-        raise InputError(f"attention={name!r} has no causal form; set causal=False.")
-    return spec.forward(
-        query, key, value, causal=causal, mask=mask, scale=scale, backend=backend, **parameters
+    if family is not None:
+        check_name("family", family, FAMILIES)
+    return sorted(
+        name
+        for name, spec in _loaded().items()
+        if family in (None, spec.family)
+        and causal in (None, True in spec.causal)
+        and recurrent in (None, spec.recurrent)
     )
-
-
-def weights(
-    name: str,
-    query: Tensor,
-    key: Tensor,
-    *,
-    causal: bool = False,
-    mask: Tensor | None = None,
-    scale: float | None = None,
-    **parameters: Any,
-) -> Tensor:
-    """Return the explicit weights (batch, heads, queries, keys) of a mechanism that has them.
-
-    Raises
-    ------
-    InputError
-        If the mechanism has no explicit matrix, or the shapes do not fit.
-    """
-    spec = get(name)
-    _check_parameters(spec, parameters)
-    if spec.weights is None:
-        raise InputError(f"attention={name!r} has no explicit matrix of weights.")
-    _check_shapes(query, key, key)
-    mask = _checked_mask(mask, query, key)
-    return spec.weights(query, key, causal=causal, mask=mask, scale=scale, **parameters)
-
-
-def allowed(
-    queries: int, keys: int, causal: bool, mask: Tensor | None, device: torch.device
-) -> Tensor | None:
-    """Join a causal request and a mask into one mask, or None where everything is allowed."""
-    if not causal:
-        return mask
-    shift = keys - queries
-    lower = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(shift)
-    return lower if mask is None else lower & mask
-
-
-def _check_parameters(spec: Mechanism, given: Mapping[str, Any]) -> None:
-    for name in given:
-        if name not in spec.parameters:
-            known = ", ".join(spec.parameters) or "none"
-            raise UnknownNameError(
-                f"attention={spec.name!r} has no parameter {name!r}"
-                f"{did_you_mean(name, spec.parameters) or '.'} Allowed: {known}."
-            )
-
-
-def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
-    shapes = [tuple(tensor.shape) for tensor in (query, key, value)]
-    fits = all(len(shape) == 4 for shape in shapes) and (
-        query.shape[:2] == key.shape[:2] == value.shape[:2]
-        and query.shape[-1] == key.shape[-1]
-        and key.shape[-2] == value.shape[-2]
-    )
-    if not fits:
-        raise InputError(
-            f"query, key, value have shapes {shapes}; needed are (batch, heads, queries, dim), "
-            "(batch, heads, keys, dim) and (batch, heads, keys, value_dim)."
-        )
-
-
-def _checked_mask(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
-    """Return the mask with four dimensions."""
-    if mask is None:
-        return None
-    shape = (*query.shape[:3], key.shape[2])
-    sizes = (1,) * (4 - mask.ndim) + tuple(mask.shape)
-    fits = len(sizes) == 4 and all(a in (1, b) for a, b in zip(sizes, shape, strict=True))
-    # A fused kernel would add a mask of numbers to the logits.
-    if mask.dtype != torch.bool or not fits:
-        raise InputError(
-            f"mask is {mask.dtype} of shape {tuple(mask.shape)}; needed is bool, True where "
-            f"attention is allowed, that broadcasts to (batch, heads, queries, keys) = {shape}."
-        )
-    return mask.reshape(sizes)

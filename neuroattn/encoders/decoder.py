@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from neuroattn.attention.block import MultiheadAttention, sine_position
+from neuroattn.attention.block import MultiheadAttention, Projected, sine_position
 from neuroattn.encoders.queries import QueryMap
 from neuroattn.encoders.readout import GatheredReadout, SpatialReadout
 from neuroattn.errors import InputError
@@ -91,7 +91,7 @@ class DecoderLayer(nn.Module):
         self.contract = nn.Linear(config.feedforward, dim)
         self.dropout = config.dropout
 
-    def forward(self, state: Tensor, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def forward(self, state: Tensor, queries: Tensor, tokens: Projected) -> Tensor:
         """Return the next state (batch, queries, dim).
 
         Parameters
@@ -100,10 +100,10 @@ class DecoderLayer(nn.Module):
             (batch or 1, queries, dim)
         queries : Tensor
             The learned queries (queries, dim), added after the normalisation.
-        keys, values : Tensor
-            The layer's projected tokens (batch, heads, tokens, dim / heads).
+        tokens : Projected
+            The layer's projected tokens.
         """
-        read = self.attention(self.norm_attention(state) + queries, keys, values)
+        read = self.attention(self.norm_attention(state) + queries, tokens)
         state = state + F.dropout(read, self.dropout, self.training)
         hidden = F.relu(self.expand(self.norm_feedforward(state)))
         hidden = self.contract(F.dropout(hidden, self.dropout, self.training))
@@ -232,10 +232,10 @@ class BrainDecoder(EncoderNetwork):
         ]
         return torch.cat(decoded, dim=1)
 
-    def _decode_block(self, queries: Tensor, projected: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def _decode_block(self, queries: Tensor, projected: list[Projected]) -> Tensor:
         state = torch.zeros_like(queries)[None]
-        for layer, (keys, values) in zip(self._layers(), projected, strict=True):
-            state = layer(state, queries, keys, values)
+        for layer, tokens in zip(self._layers(), projected, strict=True):
+            state = layer(state, queries, tokens)
         normed: Tensor = self.norm(state)
         return normed
 
@@ -246,11 +246,11 @@ class BrainDecoder(EncoderNetwork):
             raise InputError(f"layer={layer} is not one of the {len(layers)} layers, 0 the first.")
         state, last = torch.zeros_like(self.query)[None], layers[layer]
         for each in layers[: layers.index(last)]:
-            keys, values = each.attention.project(tokens, self.position)
-            state = each(state, self.query, keys, values)
-        keys, _ = last.attention.project(tokens, self.position)
+            projected = each.attention.project(tokens, self.position)
+            state = each(state, self.query, projected)
+        projected = last.attention.project(tokens, self.position)
         normed = last.norm_attention(state) + self.query
-        return last.attention.maps(normed, keys).transpose(1, 2)
+        return last.attention.maps(normed, projected).transpose(1, 2)
 
     def _layers(self) -> list[DecoderLayer]:
         return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]

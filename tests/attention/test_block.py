@@ -10,6 +10,7 @@ from torch import nn
 
 from neuroattn.attention import MultiheadAttention
 from neuroattn.attention.block import sine_position
+from neuroattn.attention.mimetic import mimetic
 from neuroattn.errors import InputError, UnknownNameError
 from tests.tolerances import TOLERANCE
 
@@ -38,11 +39,11 @@ def test_with_copied_weights_it_equals_torchs_multihead_attention():
     theirs.in_proj_bias.data = torch.cat([p.bias for p in (ours.query, ours.key, ours.value)])
     theirs.out_proj.load_state_dict(ours.output.state_dict())
     queries, tokens, position = drawn(2, QUERIES, DIM), drawn(2, TOKENS, DIM), drawn(TOKENS, DIM)
-    keys, values = ours.project(tokens, position)
+    read = ours.project(tokens, position)
     expected, maps = theirs(queries, tokens + position, tokens, average_attn_weights=False)
-    found = ours(queries, keys, values)
+    found = ours(queries, read)
     torch.testing.assert_close(found, expected, **TOLERANCE["float64"])
-    torch.testing.assert_close(ours.maps(queries, keys), maps, **TOLERANCE["float64"])
+    torch.testing.assert_close(ours.maps(queries, read), maps, **TOLERANCE["float64"])
     direction = drawn(2, QUERIES, DIM, seed=3)
     mine = torch.autograd.grad((found * direction).sum(), ours.value.weight)[0]
     other = torch.autograd.grad((expected * direction).sum(), theirs.in_proj_weight)[0]
@@ -52,8 +53,8 @@ def test_with_copied_weights_it_equals_torchs_multihead_attention():
 def test_the_position_enters_the_keys_only():
     # Catches values that carry the place: voxels could then read where instead of what.
     ours, tokens = block(token_dim=9), drawn(2, TOKENS, 9)
-    keys, values = ours.project(tokens, drawn(TOKENS, DIM))
-    moved_keys, moved_values = ours.project(tokens, drawn(TOKENS, DIM, seed=1))
+    keys, values, _ = ours.project(tokens, drawn(TOKENS, DIM))
+    moved_keys, moved_values, _ = ours.project(tokens, drawn(TOKENS, DIM, seed=1))
     torch.testing.assert_close(values, moved_values, rtol=0, atol=0)
     assert not torch.allclose(keys, moved_keys)
     assert keys.shape == values.shape == (2, HEADS, TOKENS, DIM // HEADS)
@@ -62,15 +63,16 @@ def test_the_position_enters_the_keys_only():
 def test_a_batch_of_one_query_set_is_read_by_every_image():
     # Catches an output for the first image only.
     ours = block()
-    keys, values = ours.project(drawn(4, TOKENS, DIM), drawn(TOKENS, DIM))
+    tokens, position = drawn(4, TOKENS, DIM), drawn(TOKENS, DIM)
+    read = ours.project(tokens, position)
     shared = drawn(1, QUERIES, DIM)
-    once = ours(shared, keys, values)
-    repeated = ours(shared.expand(4, -1, -1), keys, values)
+    once = ours(shared, read)
+    repeated = ours(shared.expand(4, -1, -1), read)
     torch.testing.assert_close(once, repeated, **TOLERANCE["float64"])
     for image in range(4):
-        alone = ours(shared, keys[image : image + 1], values[image : image + 1])
+        alone = ours(shared, ours.project(tokens[image : image + 1], position))
         torch.testing.assert_close(once[image], alone[0], **TOLERANCE["float64"])
-    assert ours.maps(shared, keys).shape == (4, HEADS, QUERIES, TOKENS)
+    assert ours.maps(shared, read).shape == (4, HEADS, QUERIES, TOKENS)
 
 
 def test_tokens_in_another_order_with_their_places_read_the_same():
@@ -78,8 +80,8 @@ def test_tokens_in_another_order_with_their_places_read_the_same():
     ours, tokens, position = block(), drawn(2, TOKENS, DIM), drawn(TOKENS, DIM, seed=2)
     turned = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(0))
     queries = drawn(1, QUERIES, DIM, seed=4)
-    first = ours(queries, *ours.project(tokens, position))
-    second = ours(queries, *ours.project(tokens[:, turned], position[turned]))
+    first = ours(queries, ours.project(tokens, position))
+    second = ours(queries, ours.project(tokens[:, turned], position[turned]))
     torch.testing.assert_close(first, second, **TOLERANCE["float64"])
 
 
@@ -92,13 +94,37 @@ def test_mistakes_are_refused_when_the_block_is_built():
 
 
 def test_parameters_of_the_mechanism_reach_it():
-    # Catches settings of a recipe that are stored and never used.
-    wrong = block(parameters={"heat": 3})
-    keys, values = wrong.project(drawn(1, TOKENS, DIM), drawn(TOKENS, DIM))
+    # Catches settings of a recipe that are stored and never used, or found wrong too late.
     with pytest.raises(UnknownNameError, match="no parameter 'heat'"):
-        wrong(drawn(1, QUERIES, DIM), keys, values)
-    with pytest.raises(UnknownNameError, match="no parameter 'heat'"):
-        wrong.maps(drawn(1, QUERIES, DIM), keys)
+        block(parameters={"heat": 3})
+    tokens, queries = drawn(1, TOKENS, DIM), drawn(1, QUERIES, DIM, seed=2)
+    bias = drawn(1, 1, QUERIES, TOKENS, seed=3)
+    plain, biased = block(), block(parameters={"bias": bias})
+    assert not torch.allclose(
+        plain(queries, plain.project(tokens)), biased(queries, biased.project(tokens))
+    )
+    assert not torch.allclose(
+        plain.maps(queries, plain.project(tokens)), biased.maps(queries, biased.project(tokens))
+    )
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_a_mimetic_start_has_the_products_it_promises(heads):
+    # Catches factors written into the wrong layer, and products of the wrong sign.
+    layers = [nn.Linear(48, 48).double() for _ in range(4)]
+    mimetic(*layers, heads=heads, generator=torch.Generator().manual_seed(1))
+    query, key, value, output = (layer.weight.detach() for layer in layers)
+    noise = torch.randn(48, 48, generator=torch.Generator().manual_seed(1)).double() / 48**0.5
+    target = 0.7 * noise + 0.7 * torch.eye(48).double()
+    product = query[: 48 // heads].T @ key[: 48 // heads]
+    if heads == 1:
+        torch.testing.assert_close(product, target, **TOLERANCE["float64"])
+    tail = torch.linalg.svdvals(target)[48 // heads :].square().sum()
+    missed = (product - target).square().sum()
+    torch.testing.assert_close(missed, tail, rtol=1e-8, atol=1e-20)
+    assert abs((output @ value).diagonal().mean() + 0.4) < 3 * 0.4 / 48
+    with pytest.raises(InputError, match="mimetic"):
+        MultiheadAttention(12, 3, token_dim=5, initialisation="mimetic")
 
 
 @pytest.mark.parametrize(

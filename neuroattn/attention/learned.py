@@ -1,0 +1,22 @@
+"""What a mechanism learns: a module of the block that gives the mechanism its named tensors."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Learned(nn.Module):
+    """Base of the modules that hold what a mechanism learns.
+
+    A subclass takes ``(dim, heads, token_dim, **options)``: the width of queries and output,
+    the number of heads, the channels of the tokens, and the mechanism's own options. The tensors
+    that it returns are given to :func:`neuroattn.attention.attend` under their names.
+    """
+
+    def of_tokens(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Return the named tensors that depend on the tokens (batch, tokens, token_dim)."""
+        return {}
+
+    def of_queries(self, queries: Tensor) -> dict[str, Tensor]:
+        """Return the named tensors that depend on the queries (batch, queries, dim), or nothing."""
+        return {}

@@ -1,0 +1,1 @@
+"""The memory family: associative memories whose read is an attention."""

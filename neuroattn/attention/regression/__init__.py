@@ -1,0 +1,1 @@
+"""The regression family: every query solves a least-squares problem."""
