@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+
+from neuroattn.attention.bench import allocations
 
 
 def peak_allocation(
@@ -32,7 +34,7 @@ def peak_allocation(
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         backward()
-    events = sorted(_allocations(profiled), key=lambda event: event[0])
+    events = sorted(allocations(profiled), key=lambda event: event[0])
     kept = {p.grad.untyped_storage().data_ptr() for p in parameters if p.grad is not None}
     # Of all allocations at a gradient's address, the last one, never freed, is the gradient.
     last = {address: index for index, (_, address, size) in enumerate(events) if size > 0}
@@ -42,16 +44,3 @@ def peak_allocation(
         without += 0 if address in kept and index == last.get(address) else size
         most, most_without = max(most, live), max(most_without, without)
     return {"with_gradients": most, "activations": most_without}
-
-
-def _allocations(profiled: profile) -> Iterator[tuple[int, int, int]]:
-    """Yield (time, address, bytes) of each allocation, freed bytes negative."""
-    if profiled.profiler is None or profiled.profiler.kineto_results is None:
-        raise RuntimeError("torch's profiler recorded nothing; memory cannot be measured.")
-    waiting = list(profiled.profiler.kineto_results.experimental_event_tree())
-    while waiting:
-        event = waiting.pop()
-        waiting.extend(event.children)
-        if event.name == "[memory]":
-            fields = event.extra_fields
-            yield event.start_time_ns, fields.ptr, fields.alloc_size

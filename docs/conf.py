@@ -28,6 +28,7 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
     "mathtext",
+    "mechanisms",
     "own_members",
 ]
 templates_path = ["_templates"]

@@ -207,6 +207,11 @@ def weights(
     name, query, key, causal, mask, scale, **parameters
         As in :func:`attend`.
 
+    Returns
+    -------
+    Tensor
+        (batch, heads, queries, keys), dtype of the query.
+
     Raises
     ------
     InputError

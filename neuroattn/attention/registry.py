@@ -86,6 +86,9 @@ class Run:
         From a :class:`Request` to the reason why it cannot be done, or "".
     avoids : callable
         From a :class:`Request` to the reason why ``"auto"`` goes on to the next run, or "".
+    order : float
+        Power of the length with which its time grows in the end; what the benchmark holds it to.
+        A stateful run has 1.
     """
 
     form: str
@@ -95,6 +98,7 @@ class Run:
     half: bool = False
     refuses: Callable[[Request], str] = never
     avoids: Callable[[Request], str] = never
+    order: float = 2.0
 
 
 @dataclass(frozen=True)

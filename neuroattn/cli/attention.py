@@ -1,41 +1,130 @@
-"""``neuroattn attention list|show NAME``: the registry of attention mechanisms."""
+"""``neuroattn attention list|show NAME|bench [NAME ...]``: the registry of mechanisms."""
 
 from __future__ import annotations
 
+import argparse
+import os
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from neuroattn.cli.results import PlainParser
+from neuroattn.errors import InputError
 from neuroattn.names import check_name
+
+LENGTHS = (256, 512, 1024, 2048, 4096)
 
 
 def main(command: str, arguments: Sequence[str]) -> None:
-    """List the mechanisms, or show one."""
+    """List the mechanisms, show one, or measure some."""
+    given = _parser().parse_args(list(arguments))
+    {"list": _list, "show": _show, "bench": _bench}[given.action](given)
+
+
+def _parser() -> PlainParser:
     parser = PlainParser(prog="neuroattn attention")
     actions = parser.add_subparsers(dest="action", required=True, parser_class=PlainParser)
     listing = actions.add_parser("list", help="names, one a line")
     listing.add_argument("--family", help="only this family")
+    listing.add_argument("--causal", action="store_true", help="only those with a causal form")
+    listing.add_argument("--recurrent", action="store_true", help="only those with a state")
     actions.add_parser("show", help="what is known of one").add_argument("name")
-    given = parser.parse_args(list(arguments))
-    from neuroattn.attention import get, list_mechanisms
+    bench = actions.add_parser("bench", help="time and memory over the number of tokens")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="all by default")
+    bench.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), metavar="N")
+    bench.add_argument("--form", default="auto", help="only this form")
+    bench.add_argument("--backend", default="auto", help="only this backend")
+    bench.add_argument("--dim", type=int, default=64, help="width of a head (64)")
+    bench.add_argument("--heads", type=int, default=1, help="number of heads (1)")
+    bench.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    bench.add_argument("--dtype", default="float32", choices=("float16", "bfloat16", "float32"))
+    bench.add_argument("--repeats", type=int, default=3, help="their median counts (3)")
+    bench.add_argument("--no-memory", action="store_true", help="time only, twice as fast")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    return parser
 
-    if given.action == "list":
-        if given.family is not None:
-            check_name("--family", given.family, {get(name).family for name in list_mechanisms()})
-        for name in list_mechanisms(family=given.family):
-            print(f"{name:<16} {get(name).paper}")
-        return
+
+def _list(given: argparse.Namespace) -> None:
+    from neuroattn.attention import get, list_mechanisms
+    from neuroattn.attention.registry import FAMILIES
+
+    if given.family is not None:
+        check_name("--family", given.family, FAMILIES)
+    names = list_mechanisms(given.family, given.causal or None, given.recurrent or None)
+    for name in names:
+        print(f"{name:<20} {get(name).summary}")
+
+
+def _show(given: argparse.Namespace) -> None:
+    from neuroattn.attention import get
+    from neuroattn.attention.describe import facts, parameters
+
     spec = get(given.name)
-    rows = {
-        "name": spec.name,
-        "family": spec.family,
-        "paper": spec.paper,
-        "forms": ", ".join(spec.forms),
-        "backends": ", ".join(spec.backends),
-        "causal": spec.causal,
-        "cross-attention": spec.cross,
-        "explicit weights": spec.weights is not None,
-        "cost": spec.cost,
-        "parameters": ", ".join(spec.parameters) or "none",
-    }
-    for key, value in rows.items():
-        print(f"{key:<18}{value}")
+    for label, words in facts(spec).items():
+        print(textwrap.fill(words, 100, initial_indent=f"{label:<18}", subsequent_indent=" " * 18))
+    for name, default, allowed, sentence in parameters(spec):
+        text = f"{name} = {default}: {sentence} ({allowed})"
+        print(
+            textwrap.fill(
+                text, 100, initial_indent="parameter         ", subsequent_indent=" " * 20
+            )
+        )
+    for law in spec.laws.values():
+        print(
+            textwrap.fill(law, 100, initial_indent="law               ", subsequent_indent=" " * 20)
+        )
+
+
+def _bench(given: argparse.Namespace) -> None:
+    # Torch's profiler would announce every start and stop.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+
+    from neuroattn.attention import get, list_mechanisms
+    from neuroattn.attention.bench import measure
+    from neuroattn.io import write_json
+
+    for option in ("dim", "heads", "repeats"):
+        if getattr(given, option) < 1:
+            raise InputError(f"--{option}={getattr(given, option)} must be at least 1.")
+    if min(given.lengths) < 1:
+        raise InputError(f"--lengths={given.lengths} must be positive numbers of tokens.")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device=cuda: torch sees no CUDA device here; use --device=cpu.")
+    names = given.names or list_mechanisms()
+    for name in names:
+        get(name)
+    lengths = sorted(set(given.lengths))
+    columns = "".join(f"{n:>10,}" for n in lengths)
+    print(f"{'ms by number of tokens':<34}{columns}{'slope':>8}{'peak MB':>10}{'slope':>7}")
+    rows = []
+    progress = Console(stderr=True)
+    quiet = not progress.is_terminal
+    for name in track(names, "measuring", console=progress, transient=True, disable=quiet):
+        for row in measure(
+            name,
+            lengths,
+            form=given.form,
+            backend=given.backend,
+            dim=given.dim,
+            heads=given.heads,
+            device=given.device,
+            dtype=getattr(torch, given.dtype),
+            repeats=given.repeats,
+            memory=not given.no_memory,
+        ):
+            rows.append(row.as_dict())
+            times = "".join(f"{1000 * each:>10.2f}" for each in row.seconds)
+            times += " " * (10 * (len(lengths) - len(row.seconds)))
+            peak = (
+                f"{max(row.peak_bytes) / 1e6:>10.1f}{row.memory_slope:>7.2f}"
+                if row.peak_bytes
+                else ""
+            )
+            label = f"{row.name} {row.form}/{row.backend}"
+            print(f"{label:<34}{times}{row.slope:>8.2f}{peak}", flush=True)
+    if given.json is not None:
+        write_json(given.json, {"rows": rows})
+        print(given.json)

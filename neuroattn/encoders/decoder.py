@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from neuroattn.attention.block import MultiheadAttention, Projected, sine_position
+from neuroattn.attention.registry import get
 from neuroattn.encoders.queries import QueryMap
 from neuroattn.encoders.readout import GatheredReadout, SpatialReadout
 from neuroattn.errors import InputError
@@ -38,9 +39,10 @@ class DecoderConfig:
     dropout : float
         Probability, 0..1, on attention output and in the feed-forward layer.
     attention : str
-        A registered mechanism, see :func:`neuroattn.attention.list_mechanisms`.
+        A registered mechanism with cross-attention, see
+        :func:`neuroattn.attention.list_mechanisms`.
     attention_parameters : mapping
-        The mechanism's own parameters.
+        The mechanism's own parameters, and the options of what it learns.
     static_branch : bool
         Add a static receptive field for each voxel and a learned gate between both.
     query_block : int
@@ -67,6 +69,13 @@ class DecoderConfig:
                 raise InputError(f"{name}={value} must be at least 1.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout} must lie within 0..1, 1 excluded.")
+        spec = get(self.attention)
+        if not spec.cross or False not in spec.causal:
+            raise InputError(
+                f"attention={self.attention!r} reads its own tokens in order; the queries of an "
+                "encoder are no tokens. Choose one with cross-attention, see "
+                "`neuroattn attention show NAME`."
+            )
 
 
 class DecoderLayer(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -139,12 +140,39 @@ def test_attention_mechanisms_are_listed_and_shown(capsys):
     # Catches a registry that the command line does not show.
     from neuroattn.attention import get, list_mechanisms
 
-    assert main(["attention", "list"]) == 0
-    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == list(list_mechanisms())
-    assert main(["attention", "list", "--family", get("softmax").family]) == 0
-    assert "softmax" in capsys.readouterr().out
+    def listed(*options):
+        assert main(["attention", "list", *options]) == 0
+        return [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+
+    assert listed() == list_mechanisms()
+    assert listed("--family", "softmax") == list_mechanisms("softmax")
+    assert listed("--recurrent") == list_mechanisms(recurrent=True)
+    assert listed("--causal") == list_mechanisms(causal=True)
     assert main(["attention", "show", "softmax"]) == 0
-    shown = capsys.readouterr().out
-    assert get("softmax").paper in shown
-    assert "explicit weights  True" in shown
+    shown = " ".join(capsys.readouterr().out.split())
+    spec = get("softmax")
+    for wanted in (
+        spec.paper,
+        spec.cost,
+        *spec.laws.values(),
+        "bias = None",
+        "explicit weights yes",
+    ):
+        assert wanted in shown
+
+
+def test_attention_bench_measures_what_is_asked_for(capsys, tmp_path):
+    # Catches a table without the slopes, and options that are read and never used.
+    rows = tmp_path / "rows.json"
+    chosen = ["--lengths", "32", "16", "--repeats", "1", "--dim", "8", "--json", str(rows)]
+    assert main(["attention", "bench", "softmax", "--backend", "reference", *chosen]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "slope" in lines[0]
+    assert lines[1].startswith("softmax parallel/reference")
+    assert len(lines) == 3
+    (row,) = json.loads(rows.read_text("utf-8"))["rows"]
+    assert row["lengths"] == [16, 32]
+    assert row["peak_bytes"][1] >= 32 * 32 * 4
+    assert "--lengths=[0]" in refused(capsys, "attention", "bench", "softmax", "--lengths", "0")
+    assert "'sofmax'" in refused(capsys, "attention", "bench", "sofmax")
+    assert "backend='cuda'" in refused(capsys, "attention", "bench", "softmax", "--backend", "cuda")

@@ -67,8 +67,8 @@ def test_it_equals_the_published_layer_order_written_out():
     tokens = (images() - made.mean) / made.scale
     layer = made.layers[0]
     state = torch.zeros(BATCH, 5, 8, dtype=torch.float64)
-    keys, values = layer.attention.project(tokens, made.position)
-    state = state + layer.attention(layer.norm_attention(state) + made.query, keys, values)
+    read = layer.attention.project(tokens, made.position)
+    state = state + layer.attention(layer.norm_attention(state) + made.query, read)
     hidden = layer.expand(layer.norm_feedforward(state)).clamp_min(0)
     expected = made.norm(state + layer.contract(hidden))
     torch.testing.assert_close(made.decode(tokens), expected, **TOLERANCE["float64"])

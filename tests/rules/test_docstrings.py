@@ -23,6 +23,8 @@ def public(module: Module) -> Iterator[tuple[str, Documented, ast.ClassDef | Non
     yield module.place, tree, None
     for node in tree.body:
         if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            if "overload" in map(ast.unparse, node.decorator_list):
+                continue  # the implementation is documented
             yield node.name, node, None
             if isinstance(node, ast.ClassDef):
                 for member in node.body:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -9,8 +10,11 @@ import re
 from pathlib import Path
 
 import pytest
+from matplotlib.mathtext import MathTextParser
 
 from neuroattn import attention
+from neuroattn.attention.backends import BACKENDS
+from neuroattn.attention.describe import page
 from neuroattn.attention.registry import FAMILIES, Mechanism
 from neuroattn.encoders.base import Encoder
 from neuroattn.encoders.loading import ENCODERS
@@ -18,22 +22,46 @@ from tests.rules.source import ROOT
 
 TESTS = ROOT / "tests"
 CITED = re.compile(r"\b(19|20)\d\d\b")
+SOFTMAX = attention.get("softmax")
 
 
-def gaps(spec: Mechanism) -> list[str]:
-    """Return what a mechanism's specification leaves out."""
+def gaps(spec: Mechanism, tests: frozenset[str] | None = None) -> list[str]:
+    """Return what a mechanism's specification leaves out; ``tests`` are those of its module."""
     found = []
     if not CITED.search(spec.paper):
         found.append(f"{spec.name}: paper={spec.paper!r} names no year")
-    if not spec.forms:
-        found.append(f"{spec.name}: no form")
     if "reference" not in spec.backends:
         found.append(f"{spec.name}: no plain reference among {spec.backends}")
-    if not spec.cost:
-        found.append(f"{spec.name}: no cost")
+    said = {field: getattr(spec, field) for field in ("cost", "formula", "summary")}
+    found += [f"{spec.name}: no {field}" for field, words in said.items() if not words]
     if spec.family not in FAMILIES:
         found.append(f"{spec.name}: family {spec.family!r} is not listed")
+    if not spec.laws:
+        found.append(f"{spec.name}: no law")
+    if tests is not None:
+        found += [f"{spec.name}: no test {law}" for law in spec.laws if law not in tests]
+    pairs = [(run.form, run.backend) for run in spec.runs]
+    if len(set(pairs)) < len(pairs):
+        found.append(f"{spec.name}: a form twice on one backend, {pairs}")
+    found += [f"{spec.name}: no page for {name}" for name in spec.backends if name not in BACKENDS]
     return found
+
+
+def named_tests(spec: Mechanism) -> frozenset[str]:
+    """Return the names of the tests in the module that mirrors the mechanism's."""
+    path = TESTS / "attention" / spec.family / f"test_{module_of(spec)}.py"
+    if not path.is_file():
+        return frozenset()
+    tree = ast.parse(path.read_text("utf-8"))
+    return frozenset(x.name for x in tree.body if isinstance(x, ast.FunctionDef))
+
+
+def module_of(spec: Mechanism) -> str:
+    """Return the module that registers a mechanism."""
+    for path in sorted((ROOT / "neuroattn" / "attention" / spec.family).glob("*.py")):
+        if re.search(rf'\bname="{spec.name}"', path.read_text("utf-8")):
+            return path.stem
+    raise AssertionError(f"no file of {spec.family} registers {spec.name}")
 
 
 def untested(modules: list[str], folder: Path) -> list[str]:
@@ -46,16 +74,33 @@ def untested(modules: list[str], folder: Path) -> list[str]:
     return missing
 
 
-def test_every_mechanism_is_cited_and_described() -> None:
+@pytest.mark.parametrize("name", attention.list_mechanisms())
+def test_every_mechanism_is_cited_described_and_has_laws_that_are_tested(name: str) -> None:
     """Catches a mechanism that is registered before it is understood."""
-    names = attention.list_mechanisms()
-    assert "softmax" in names
-    assert [gap for name in names for gap in gaps(attention.get(name))] == []
+    spec = attention.get(name)
+    assert gaps(spec, named_tests(spec)) == []
 
 
-def test_every_family_and_every_encoder_has_its_tests() -> None:
+@pytest.mark.parametrize("name", attention.list_mechanisms())
+def test_every_mechanism_has_a_page_whose_formula_can_be_set(name: str) -> None:
+    """Catches a page that breaks the site, or that leaves out a parameter, a law or the source."""
+    spec = attention.get(name)
+    text = page(spec)
+    MathTextParser("path").parse(f"${spec.formula}$")
+    for wanted in (spec.paper, spec.summary, *spec.laws, *spec.parameters, *spec.backends):
+        assert wanted.replace("|", "\\|") in text
+
+
+def test_every_file_of_a_family_has_its_tests() -> None:
+    """Catches a mechanism or an engine that is never tried."""
+    for family in FAMILIES:
+        files = (ROOT / "neuroattn" / "attention" / family).glob("*.py")
+        modules = [path.stem for path in files if path.stem != "__init__"]
+        assert untested(modules, TESTS / "attention" / family) == []
+
+
+def test_every_encoder_has_its_tests() -> None:
     """Catches a model that is registered and never tried."""
-    assert untested(list(FAMILIES), TESTS / "attention") == []
     encoders = [path.rpartition(".")[2] for path in ENCODERS.values()]
     assert untested(encoders, TESTS / "encoders") == []
 
@@ -85,16 +130,20 @@ def test_every_encoder_in_the_tree_is_registered() -> None:
     ("field", "value"),
     [
         ("paper", "somewhere"),
-        ("forms", ()),
-        ("backends", ("sdpa",)),
+        ("runs", tuple(run for run in SOFTMAX.runs if run.backend != "reference")),
+        ("runs", (*SOFTMAX.runs, SOFTMAX.runs[0])),
         ("cost", ""),
+        ("formula", ""),
+        ("summary", ""),
+        ("laws", {}),
+        ("laws", {"test_that_nobody_wrote": "law"}),
         ("family", "unlisted"),
     ],
 )
 def test_the_rule_finds_each_gap(field: str, value: object) -> None:
-    spec = attention.get("softmax")
-    assert gaps(spec) == []
-    assert len(gaps(dataclasses.replace(spec, **{field: value}))) == 1
+    tests = named_tests(SOFTMAX)
+    assert gaps(SOFTMAX, tests) == []
+    assert len(gaps(dataclasses.replace(SOFTMAX, **{field: value}), tests)) == 1
 
 
 def test_the_rule_finds_a_missing_and_an_empty_test_module(tmp_path: Path) -> None:
