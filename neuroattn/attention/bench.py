@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -241,8 +241,13 @@ def _peak(
         before = torch.cuda.memory_allocated()
         _read(run, spec, three, named, causal)
         return torch.cuda.max_memory_allocated() - before
+    return allocated(lambda: _read(run, spec, three, named, causal))
+
+
+def allocated(call: Callable[[], object]) -> int:
+    """Return the most bytes that a call held on the CPU beyond what there was."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        _read(run, spec, three, named, causal)
+        call()
     live = most = 0
     for _, _, size in sorted(allocations(profiled)):
         live += size

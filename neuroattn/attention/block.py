@@ -98,7 +98,8 @@ class MultiheadAttention(nn.Module):
         self.parameters_of_mechanism, options = _sorted_parameters(spec, parameters or {})
         self.query = self.key = self.value = self.learned = None
         self.output = nn.Linear(dim, dim) if "output" in spec.projections else nn.Identity()
-        if not {"key", "value"} <= set(spec.projections) and token_dim != dim:
+        sliced = {"value"} if spec.whole_key else {"key", "value"}
+        if not sliced <= set(spec.projections) and token_dim != dim:
             raise InputError(
                 f"attention={mechanism!r} reads slices of the tokens: dim={dim} must be their "
                 f"number of channels, {token_dim}."

@@ -41,6 +41,7 @@ def facts(spec: Mechanism) -> dict[str, str]:
         **{f"form {form}": f"{FORMS[form]}; on {', '.join(on)}" for form, on in runs.items()},
         "causal": CAUSAL[tuple(sorted(spec.causal))],
         "cross-attention": "yes" if spec.cross else "no, its own tokens only",
+        "queries": "each by itself" if spec.queries_apart else "they compete: read all at once",
         "masks": MASKS[spec.mask],
         "explicit weights": "yes" if spec.weights is not None else "no",
         "scale": spec.scale or "none",

@@ -344,7 +344,7 @@ def _request(
         value_dim=value.shape[-1],
         causal=causal,
         masked=mask is not None,
-        gradient=any(each.requires_grad for each in tensors),
+        gradient=torch.is_grad_enabled() and any(each.requires_grad for each in tensors),
         state=state,
         parameters=parameters,
     )

@@ -39,7 +39,7 @@ class Request:
     causal, masked : bool
         Whether a causal read, and whether a mask is asked for.
     gradient : bool
-        Whether an input requires a gradient.
+        Whether an input requires a gradient and gradients are recorded.
     state : bool
         Whether an initial state is given or the final one is wanted.
     parameters : mapping
@@ -125,6 +125,9 @@ class Mechanism:
         The values of ``causal`` that it takes.
     cross : bool
         Whether queries may come from elsewhere than keys.
+    queries_apart : bool
+        Whether, without ``causal``, a query's read depends on no other query: then queries may be
+        read in blocks.
     mask : {"any", "keys", "none"}
         Any mask, one that hides keys from all queries (padding), or none.
     scale : str
@@ -157,6 +160,7 @@ class Mechanism:
     parameters: Mapping[str, Parameter] = field(default_factory=lambda: MappingProxyType({}))
     causal: tuple[bool, ...] = (False, True)
     cross: bool = True
+    queries_apart: bool = True
     mask: str = "any"
     scale: str = "1/sqrt(dim)"
     laws: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

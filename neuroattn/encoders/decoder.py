@@ -138,6 +138,11 @@ class BrainDecoder(EncoderNetwork):
         self, config: DecoderConfig, queries: QueryMap, grid: tuple[int, int], channels: int
     ) -> None:
         super().__init__()
+        if len(queries.names) > config.query_block and not get(config.attention).queries_apart:
+            raise InputError(
+                f"in attention={config.attention!r} the queries compete, so that all "
+                f"{len(queries.names)} must stand in one block; query_block={config.query_block}."
+            )
         self.config, self.queries = config, queries
         self.query = nn.Parameter(torch.randn(len(queries.names), config.dim))
         self.layers = nn.ModuleList(DecoderLayer(config, channels) for _ in range(config.layers))

@@ -279,6 +279,26 @@ def cut(spec, call, label, index):
     return type(call)(*three, named)
 
 
+@pytest.mark.parametrize(("name", "example"), CASES)
+def test_queries_are_read_apart_where_the_specification_says_so(name, example):
+    # Catches an encoder that reads its queries in blocks and gets another answer.
+    spec = get(name)
+    if False not in spec.causal or not spec.cross:
+        pytest.skip("queries are the tokens themselves")
+    call = make(spec, example, 7, 7)
+    whole = read(spec, call)
+    named = {}
+    for label, each in call.parameters.items():
+        if isinstance(each, torch.Tensor):
+            for axis, axis_label in enumerate(_axes(spec, label, each)):
+                if axis_label == "queries" and each.shape[axis] == 7:
+                    each = each.narrow(axis, 2, 3)
+        named[label] = each
+    part = type(call)(call.query[:, :, 2:5], call.key, call.value, named)
+    apart = torch.allclose(read(spec, part), whole[:, :, 2:5], rtol=1e-8, atol=1e-10)
+    assert apart or not spec.queries_apart
+
+
 @pytest.mark.parametrize("name", list_mechanisms())
 def test_every_parameter_refuses_what_is_out_of_its_range(name):
     # Catches a range that is written and never checked.

@@ -5,14 +5,20 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from neuroattn.attention import attend, registry
 from neuroattn.cli.main import COMMANDS
+from tests.attention import test_contract
+from tests.attention.contract import Example
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES_BY_NAME = [pytest.param(page, id=page.stem) for page in PAGES]
+ATTENTION = sorted((ROOT / "docs" / "attention").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *ATTENTION]
+PAGES_BY_NAME = [pytest.param(page, id=f"{page.parent.name}-{page.stem}") for page in PAGES]
 # Made by a run or by the user, not part of the project.
 ABSENT = ("encoders/NAME.yaml",)
 
@@ -40,7 +46,11 @@ def test_the_readme_program_runs_and_prints_a_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches a renamed argument or a changed call that leaves the README behind."""
-    (program,) = blocks(ROOT / "README.md", "python")
+    program, attention = blocks(ROOT / "README.md", "python")
+    found: dict[str, Any] = {}
+    exec(compile(attention, "page", "exec"), found)
+    assert found["read"].shape == (1, 4, 1000, 64)
+    assert torch.isfinite(found["read"]).all()
     run(program, tmp_path, monkeypatch)
     printed = capsys.readouterr().out
     assert "<Score of TransformerEncoder: explained_variance over 8 images" in printed
@@ -57,6 +67,33 @@ def test_the_quickstart_runs_from_top_to_bottom(
     assert (tmp_path / "fitted" / "weights.safetensors").exists()
 
 
+@pytest.mark.parametrize("page", ["index", "forms"])
+def test_the_programs_about_attention_run(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a renamed mechanism or argument, and a claim about states that is not true."""
+    programs = blocks(ROOT / "docs" / "attention" / f"{page}.md", "python")
+    assert programs
+    for program in programs:
+        exec(compile(program, page, "exec"), {})
+    assert "False" not in capsys.readouterr().out
+
+
+def test_the_mechanism_that_the_docs_write_keeps_the_contract(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches a page about own mechanisms that leaves out what the contract asks for."""
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._loaded()))
+    (program,) = blocks(ROOT / "docs" / "attention" / "new_mechanism.md", "python")
+    exec(compile(program, "page", "exec"), {})
+    assert registry.get("cosine").family == "softmax"
+    example = Example()
+    test_contract.test_the_reference_passes_gradcheck("cosine", example)
+    test_contract.test_a_later_token_never_reaches_an_earlier_query("cosine", example)
+    test_contract.test_explicit_weights_read_what_attend_reads("cosine", example)
+    test_contract.test_every_parameter_refuses_what_is_out_of_its_range("cosine")
+    x = torch.randn(1, 1, 4, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(attend("cosine", x, 7 * x, x), attend("cosine", x, x, x))
+
+
 @pytest.mark.parametrize("page", PAGES_BY_NAME)
 def test_every_command_that_a_page_shows_exists(page: Path) -> None:
     """Catches a page that promises a command which nobody wrote."""
@@ -71,8 +108,10 @@ def test_every_file_that_a_page_links_or_names_exists(page: Path) -> None:
     named = set(re.findall(r"encoders/\w+\.yaml", text)) - set(ABSENT)
     missing = {name for name in named if not (ROOT / name).exists()}
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", text)
-    # The tutorial's page is made by the build from the gallery's script.
-    sources = [re.sub(r"^tutorials/(\w+)\.rst", r"gallery/\1.py", link) for link in links]
+    # A tutorial's page is made by the build from the gallery's script, a mechanism's from the
+    # registry.
+    sources = [re.sub(r"tutorials/(\w+)\.rst", r"gallery/\1.py", link) for link in links]
+    sources = [link for link in sources if not re.search(r"\bmechanisms/", link)]
     missing |= {link for link in sources if not (page.parent / link).exists()}
     assert not missing, page.name
 

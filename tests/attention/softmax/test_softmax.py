@@ -7,11 +7,39 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from neuroattn.attention import attend, weights
+from neuroattn.errors import InputError
+from tests.attention.contract import Example
 from tests.tolerances import TOLERANCE
 
 BACKENDS = ["reference", "sdpa"]
+EXAMPLES = {
+    "softmax": [
+        Example(label="plain"),
+        Example(
+            lambda sizes, generator: {
+                "bias": torch.randn(
+                    [sizes[axis] for axis in ("batch", "heads", "queries", "keys")],
+                    generator=generator,
+                    dtype=torch.float64,
+                )
+            },
+            label="bias",
+            lengths=(1, 2, 63, 65),
+        ),
+        Example(
+            lambda sizes, generator: {
+                "bias": torch.randn(
+                    1, sizes["heads"], sizes["queries"], 1, generator=generator, dtype=torch.float64
+                )
+            },
+            label="shared-bias",
+            lengths=(1, 65),
+        ),
+    ]
+}
 SIZES = [(1, 1, 1), (2, 3, 5), (63, 65, 1), (65, 63, 7), (1, 65, 64)]
 
 
@@ -199,3 +227,143 @@ def test_the_reference_passes_gradcheck(causal):
         )
 
     assert torch.autograd.gradcheck(read, inputs)
+
+
+def biased(query, key, value, bias, seen):
+    """Return Σ e^(s + b) v / Σ e^(s + b) over the seen pairs, 0 where the sum is."""
+    powers = (query @ key.mT * query.shape[-1] ** -0.5 + bias).exp() * seen
+    return powers @ value / powers.sum(-1, keepdim=True).clamp(min=1e-300)
+
+
+def random_bias(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "sdpa-math", "sdpa-flash", "flex"])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 70), (1, 3, 5, 1), (2, 1, 1, 70), (1, 1, 1, 1)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_every_backend_adds_the_bias_to_what_is_seen(backend, shape, causal):
+    # Catches a bias that is scaled, that stands in for the mask, or whose shared axis is cut.
+    inputs = [x.detach() for x in tensors(5, 70, 4)]
+    bias = random_bias(*shape)
+    mask = random_mask(5, 70)
+    mask[2] = False
+    seen = mask.tril(65) if causal else mask
+    read = attend("softmax", *inputs, causal=causal, mask=mask, bias=bias, backend=backend)
+    torch.testing.assert_close(read, biased(*inputs, bias, seen), **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "sdpa-math", "sdpa-flash", "flex"])
+def test_a_bias_of_minus_infinity_hides(backend):
+    # Catches NaN where a bias hides a whole row, and its NaN gradient.
+    inputs = tensors(5, 7, 4)
+    bias = random_bias(2, 3, 5, 7).masked_fill(random_mask(5, 7), -torch.inf)
+    bias[:, :, 1] = -torch.inf
+    if backend == "flex":
+        inputs = [x.detach() for x in inputs]
+    read = attend("softmax", *inputs, bias=bias, backend=backend)
+    wanted = biased(*[x.detach() for x in inputs], bias, 1.0)
+    torch.testing.assert_close(read.detach(), wanted, **TOLERANCE["float64"])
+    assert (read[:, :, 1] == 0).all()
+    if backend in BACKENDS:
+        read = attend("softmax", *inputs, bias=bias.requires_grad_(), backend=backend)
+        for slope in gradients(read, [*inputs, bias]):
+            assert torch.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "sdpa-math", "sdpa-flash", "flex"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["same", "float32", "float64"])
+def test_half_precision_takes_masks_and_a_bias_of_any_dtype(backend, dtype, kind):
+    # Catches a bias whose dtype the kernel refuses, and a read that comes back in another dtype.
+    inputs = [x.detach().to(dtype) for x in tensors(33, 65, 16)]
+    bias = random_bias(1, 3, 33, 65).to(dtype)
+    mask = random_mask(2, 1, 33, 65)
+    mask[0, 0, 3] = False
+    given = bias if kind == "same" else bias.to(getattr(torch, kind))
+    read = attend("softmax", *inputs, bias=given, mask=mask, backend=backend)
+    assert read.dtype == dtype
+    wanted = biased(*[x.double() for x in inputs], bias.double(), mask)
+    unit = torch.finfo(dtype).eps
+    torch.testing.assert_close(read.double(), wanted, rtol=4 * unit, atol=4 * unit)
+    assert (read[0, :, 3] == 0).all()
+
+
+class Operations(TorchDispatchMode):
+    """Notes the names of the operations that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        self.names.add(operation.name())
+        return operation(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize(("backend", "used"), [("sdpa-flash", True), ("sdpa-math", False)])
+def test_the_kernel_that_is_asked_for_runs(backend, used):
+    # Catches a name that is accepted while torch chooses the kernel itself.
+    inputs = [x.detach() for x in tensors(5, 7, 4)]
+    with Operations() as operations:
+        attend("softmax", *inputs, backend=backend)
+    assert any("flash_attention" in name for name in operations.names) == used
+
+
+@pytest.mark.parametrize("backend", ["sdpa-efficient", "sdpa-cudnn"])
+def test_kernels_of_cuda_say_on_the_cpu_that_they_need_it(backend):
+    # Catches torch's "No available kernel", which names neither the device nor a way out.
+    inputs = [x.detach() for x in tensors(3, 4, 2)]
+    with pytest.raises(InputError, match=rf"{backend}: it needs a CUDA device.*'cpu'"):
+        attend("softmax", *inputs, backend=backend)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("queries", [63, 65])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_flash_kernel_of_the_cpu_equals_the_reference_with_gradients(causal, queries, masked):
+    # Catches a kernel name that is taken and never used, and one that is wrong in its blocks.
+    inputs = tensors(queries, 65, 8)
+    mask = random_mask(1, 1, queries, 65) if masked else None
+    ways = {"causal": causal, "mask": mask}
+    read, plan = attend("softmax", *inputs, **ways, backend="sdpa-flash", explain=True)
+    assert (plan.form, plan.backend) == ("parallel", "sdpa-flash")
+    wanted = attend("softmax", *inputs, **ways, backend="reference")
+    torch.testing.assert_close(read, wanted, **TOLERANCE["float64"])
+    for found, correct in zip(gradients(read, inputs), gradients(wanted, inputs), strict=True):
+        torch.testing.assert_close(found, correct, **TOLERANCE["float64"])
+
+
+def test_a_kernel_that_cannot_says_why():
+    # Catches a refusal without a reason: flash needs equal widths and passes a bias nothing back.
+    inputs = [x.detach() for x in tensors(3, 4, 2, value_dim=5)]
+    with pytest.raises(InputError, match="value_dim = dim, not 5 and 2"):
+        attend("softmax", *inputs, backend="sdpa-flash")
+    inputs = [x.detach() for x in tensors(3, 4, 2)]
+    bias = random_bias(1, 1, 3, 4).requires_grad_()
+    with pytest.raises(InputError, match="no gradient to a bias"):
+        attend("softmax", *inputs, bias=bias, backend="sdpa-flash")
+    with pytest.raises(InputError, match="flex: on the CPU it has no backward pass"):
+        attend("softmax", *inputs, bias=bias, backend="flex")
+
+
+def test_what_torch_refuses_beyond_that_is_told_with_a_way_out(monkeypatch):
+    # Catches torch's bare error where a kernel has limits that are not known beforehand.
+    def refuse(*args, **kwargs):
+        raise RuntimeError("No available kernel. Aborting execution.")
+
+    inputs = [x.detach() for x in tensors(3, 4, 2)]
+    monkeypatch.setattr(F, "scaled_dot_product_attention", refuse)
+    with pytest.raises(InputError, match=r"backend='sdpa-math' does not take.*backend='auto'"):
+        attend("softmax", *inputs, backend="sdpa-math")
+
+
+def test_the_plan_names_what_ran_and_why():
+    # Catches a plan that is made up apart from the choice.
+    inputs = tensors(3, 4, 2)
+    read, plan = attend("softmax", *inputs, explain=True)
+    assert (plan.form, plan.backend, plan.reason) == ("parallel", "sdpa", "first that fits")
+    torch.testing.assert_close(read, attend("softmax", *inputs), rtol=0, atol=0)
+    _, plan = attend("softmax", *inputs, form="parallel", backend="reference", explain=True)
+    assert plan.backend == "reference"
+    assert "asked for" in plan.reason
