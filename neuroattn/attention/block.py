@@ -149,6 +149,8 @@ class MultiheadAttention(nn.Module):
             (batch, queries, dim)
         """
         query, named = self._asked(queries, tokens)
+        if self.training and self.learned is not None:
+            self.learned.observe(query.detach(), tokens.key.detach())
         read = attend(self.mechanism, query, tokens.key, tokens.value, causal=self.causal, **named)
         merged: Tensor = self.output(read.transpose(1, 2).flatten(2))
         return merged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,25 @@ CAUSAL = {
     (False,): "never: every query reads all keys",
     (True,): "always",
 }
+
+
+#: What LaTeX allows and the site's renderer does not know, and what says the same.
+_DIALECT = (
+    (r"\\[bB]igg?[lr]?(?![A-Za-z])", ""),
+    (r"\\[lr]Vert(?![A-Za-z])", r"\\Vert"),
+    (r"\\tfrac(?![A-Za-z])", r"\\frac"),
+    (r"\\le(?![A-Za-z])", r"\\leq"),
+    (r"\\ge(?![A-Za-z])", r"\\geq"),
+    (r"\\frac ?([^\s{}\\])([^\s{}\\])", r"\\frac{\1}{\2}"),
+    (r"\\frac ?([^\s{}\\])\{", r"\\frac{\1}{"),
+)
+
+
+def settable(formula: str) -> str:
+    """Return LaTeX in the dialect that the site's renderer, matplotlib's mathtext, can set."""
+    for pattern, same in _DIALECT:
+        formula = re.sub(pattern, same, formula)
+    return formula
 
 
 def facts(spec: Mechanism) -> dict[str, str]:
@@ -54,7 +74,11 @@ def facts(spec: Mechanism) -> dict[str, str]:
 def parameters(spec: Mechanism) -> list[tuple[str, str, str, str]]:
     """Return name, default, what is allowed and meaning of every parameter and option."""
     rows = [(name, each, "") for name, each in spec.parameters.items()]
-    rows += [(name, each, "option of what is learned; ") for name, each in spec.options.items()]
+    rows += [
+        (name, each, "option of what is learned; ")
+        for name, each in spec.options.items()
+        if name not in spec.parameters
+    ]
     return [
         (name, _default(each), each.allowed, prefix + each.sentence) for name, each, prefix in rows
     ]
@@ -76,7 +100,12 @@ def page(spec: Mechanism, measured: Sequence[Mapping[str, Any]] = ()) -> str:
         ``seconds``, ``slope``.
     """
     known = facts(spec)
-    parts = [f"# {spec.name}", spec.summary, f"$$\n{spec.formula}\n$$", f"**From** {spec.paper}."]
+    parts = [
+        f"# {spec.name}",
+        spec.summary,
+        f"$$\n{settable(spec.formula)}\n$$",
+        f"**From** {spec.paper}.",
+    ]
     labels = [label for label in known if label not in ("name", "summary", "paper", "formula")]
     parts.append(_table(("", ""), ((label, known[label]) for label in labels)))
     rows = parameters(spec)

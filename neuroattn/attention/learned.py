@@ -20,3 +20,10 @@ class Learned(nn.Module):
     def of_queries(self, queries: Tensor) -> dict[str, Tensor]:
         """Return the named tensors that depend on the queries (batch, queries, dim), or nothing."""
         return {}
+
+    def observe(self, query: Tensor, key: Tensor) -> None:
+        """Take note of projected queries and keys (batch, heads, tokens, width), in training only.
+
+        For what is moved by averages instead of gradients. A read that is recomputed in the
+        backward pass is observed again.
+        """

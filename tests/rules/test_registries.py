@@ -14,7 +14,7 @@ from matplotlib.mathtext import MathTextParser
 
 from neuroattn import attention
 from neuroattn.attention.backends import BACKENDS
-from neuroattn.attention.describe import page
+from neuroattn.attention.describe import page, settable
 from neuroattn.attention.registry import FAMILIES, Mechanism
 from neuroattn.encoders.base import Encoder
 from neuroattn.encoders.loading import ENCODERS
@@ -86,7 +86,7 @@ def test_every_mechanism_has_a_page_whose_formula_can_be_set(name: str) -> None:
     """Catches a page that breaks the site, or that leaves out a parameter, a law or the source."""
     spec = attention.get(name)
     text = page(spec)
-    MathTextParser("path").parse(f"${spec.formula}$")
+    MathTextParser("path").parse(f"${settable(spec.formula)}$")
     for wanted in (spec.paper, spec.summary, *spec.laws, *spec.parameters, *spec.backends):
         assert wanted.replace("|", "\\|") in text
 

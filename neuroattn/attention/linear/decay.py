@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuroattn.attention import fla
 from neuroattn.attention.linear import decayed
 from neuroattn.attention.linear.decayed import Engine
 from neuroattn.attention.masks import written
 from neuroattn.attention.parameters import Parameter, integer, number, switch
-from neuroattn.attention.registry import Mechanism, Request, Run, State, register
+from neuroattn.attention.registry import Mechanism, Run, State, register
 from neuroattn.errors import InputError
 
 #: The published schedules of decays over heads.
@@ -149,19 +150,21 @@ def _with_scale(function: Callable[..., Any], default: float | None) -> Callable
     return run
 
 
-def _normalises(request: Request) -> str:
-    return "it does not normalise scores" if request.parameters.get("normalize") else ""
-
-
 def _runs(default: float | None) -> tuple[Run, ...]:
     def stateful(form: str, backend: str, engine: Engine, **more: Any) -> Run:
         function = _with_scale(partial(_stateful, engine), default)
         return Run(form, backend, function, stateful=True, **more)
 
-    fused = {"half": True, "refuses": decayed.refusal(_normalises)}
     return (
-        stateful("chunked", "fla", decayed.by_fla, avoids=decayed.coarse, **fused),
-        stateful("chunked", "triton", decayed.by_triton, avoids=decayed.trained, **fused),
+        stateful("chunked", "fla", fla.decayed, half=True, refuses=fla.refuses, avoids=fla.coarse),
+        stateful(
+            "chunked",
+            "triton",
+            decayed.by_triton,
+            half=True,
+            refuses=decayed.refuses_triton,
+            avoids=decayed.trained,
+        ),
         stateful("recurrent", "reference", decayed.recurrent, avoids=decayed.several),
         Run("parallel", "reference", _with_scale(_parallel, default), avoids=decayed.long),
         stateful("chunked", "reference", decayed.chunked),

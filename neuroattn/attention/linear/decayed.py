@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from neuroattn.attention.registry import Request, never
+from neuroattn.attention.registry import Request
 
 #: ``engine(query, key, value, alpha, *, scale, causal, memory, chunk_size)`` to output and memory.
 Engine = Callable[..., tuple[Tensor, Tensor]]
@@ -219,15 +219,6 @@ def by_triton(
     return triton_decayed.chunked(query, key, value, alpha, **given)
 
 
-def by_fla(
-    query: Tensor, key: Tensor, value: Tensor, alpha: Tensor, **given: Any
-) -> tuple[Tensor, Tensor]:
-    """Do what :func:`chunked` does in the kernels of flash-linear-attention."""
-    from neuroattn.attention import fla
-
-    return fla.decayed(query, key, value, alpha, **given)
-
-
 def empty(key: Tensor, value: Tensor) -> Tensor:
     """Return the memory before any token; float32 for half-precision tokens."""
     dtype = torch.float32 if value.dtype.itemsize == 2 else value.dtype
@@ -257,25 +248,15 @@ def several(request: Request) -> str:
     return "more than one token at a time" if request.keys > 1 else ""
 
 
-def coarse(request: Request) -> str:
-    """Say why ``"auto"`` leaves the kernels of flash-linear-attention for float32."""
-    single = request.dtype == torch.float32
-    return "its products of float32 are of TF32; ask for it by name" if single else ""
-
-
 def trained(request: Request) -> str:
     """Say why ``"auto"`` leaves our kernel where a gradient is asked for."""
     return "its backward pass is the reference's" if request.gradient else ""
 
 
-def refusal(also: Callable[[Request], str] = never) -> Callable[[Request], str]:
-    """Return the refusal of a fused kernel: what ``also`` says, and what both kernels lack."""
-
-    def refuses(request: Request) -> str:
-        if request.dtype == torch.float64:
-            return "it accumulates in float32; float64 goes through the reference"
-        if request.dim > 256:
-            return f"it takes heads of at most 256 channels, not {request.dim}"
-        return also(request)
-
-    return refuses
+def refuses_triton(request: Request) -> str:
+    """Say why our kernel cannot serve a request, or ""."""
+    if request.dtype == torch.float64:
+        return "it accumulates in float32; float64 goes through the reference"
+    if request.dim > 256:
+        return f"it takes heads of at most 256 channels, not {request.dim}"
+    return "it does not normalise scores" if request.parameters.get("normalize") else ""

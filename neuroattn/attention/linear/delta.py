@@ -189,7 +189,7 @@ class GatedWriteStrength(WriteStrength):
     """A write strength and a retention from every token and head.
 
     The retention is exp(-a · softplus(w · token + b)), as in Mamba: a from 1 to 16 over the
-    heads, b such that the softplus starts between 0.001 and 0.1.
+    heads, b such that the softplus starts between 0.1 and 0.001.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ class GatedWriteStrength(WriteStrength):
         super().__init__(dim, heads, token_dim)
         self.step = nn.Linear(token_dim, heads)
         self.log_rate = nn.Parameter(torch.linspace(1, 16, heads).log())
-        first = torch.logspace(math.log10(0.001), math.log10(0.1), heads)
+        first = torch.logspace(math.log10(0.1), math.log10(0.001), heads)
         with torch.no_grad():
             # The inverse of softplus.
             self.step.bias.copy_(first.expm1().log())

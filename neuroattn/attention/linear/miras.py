@@ -265,9 +265,10 @@ def _seen(mask: Tensor, key: Tensor) -> Tensor:
 
 
 class SmallWriteStrength(GatedWriteStrength):
-    """A retention and a write strength that starts near an eighth.
+    """A retention and a write strength that starts near 0.01.
 
-    The gradient of the third power of an error of 2 is 12 times the error's half.
+    A step that grows with the square of the error, and a mirror that spreads it over all entries
+    of the memory, are stable for small steps only.
 
     Parameters
     ----------
@@ -277,7 +278,7 @@ class SmallWriteStrength(GatedWriteStrength):
 
     def __init__(self, dim: int, heads: int, token_dim: int) -> None:
         super().__init__(dim, heads, token_dim)
-        nn.init.constant_(self.beta.bias, -2.0)
+        nn.init.constant_(self.beta.bias, -4.6)
 
 
 _AXES = (("batch", "heads", "keys"),)
@@ -306,7 +307,11 @@ register(
         parameters={
             **_GATES,
             "beta": number(
-                "write strength; the step on the error grows with its power", 0.1, 0, axes=_AXES
+                "write strength; the step grows with a power of the error, and above about 1 / "
+                "(p · error · √(dim · value_dim)) the memory grows without bound",
+                0.01,
+                0,
+                axes=_AXES,
             ),
             "error_norm": number("p of the loss", 3.0, 1),
             "memory_norm": number("q of the retention", 4.0, 1, exclude="low"),
@@ -349,7 +354,9 @@ register(
         runs=(Run("recurrent", "reference", yaad, stateful=True),),
         parameters={
             **_GATES,
-            "threshold": number("δ, length of the error that is taken whole", 1.0, 0, exclude="low"),
+            "threshold": number(
+                "δ, length of the error that is taken whole", 1.0, 0, exclude="low"
+            ),
             "huber": choice(
                 "beyond δ: 'vector' takes δ e/‖e‖, 'quoted' δ sign(e), which jumps at δ",
                 "vector",

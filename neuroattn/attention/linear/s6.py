@@ -22,7 +22,8 @@ def _full(given: Any, like: Tensor, *shape: int) -> Tensor:
     """Return a number or a tensor in the dtype of ``like``, with all sizes."""
     if not isinstance(given, Tensor):
         given = torch.full((1,) * len(shape), float(given), dtype=like.dtype, device=like.device)
-    return given.to(like.dtype).expand(shape)
+    found: Tensor = given.to(like.dtype).expand(shape)
+    return found
 
 
 def _inputs(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuroattn.attention import fla
 from neuroattn.attention.learned import Learned
 from neuroattn.attention.linear import decayed
 from neuroattn.attention.linear.decayed import Engine
@@ -145,17 +146,17 @@ register(
             _run(
                 "chunked",
                 "fla",
-                decayed.by_fla,
+                fla.decayed,
                 half=True,
-                refuses=decayed.refusal(),
-                avoids=decayed.coarse,
+                refuses=fla.refuses,
+                avoids=fla.coarse,
             ),
             _run(
                 "chunked",
                 "triton",
                 decayed.by_triton,
                 half=True,
-                refuses=decayed.refusal(),
+                refuses=decayed.refuses_triton,
                 avoids=decayed.trained,
             ),
             _run("recurrent", "reference", decayed.recurrent, avoids=decayed.several),

@@ -126,7 +126,9 @@ def chunked_mesa(
         near, read, written = key[:, :, block], value[:, :, block], step[..., block]
         if lasting:
             if causal:
-                reads.append(_woodbury(query[:, :, block], near, read, written, gram, memory, ridge))
+                reads.append(
+                    _woodbury(query[:, :, block], near, read, written, gram, memory, ridge)
+                )
             gram, memory = _written(near, read, written[..., None], gram, memory)
             continue
         left = products(retain[..., block])[..., 1:, :]
@@ -306,8 +308,7 @@ register(
                 "denominator."
             ),
             "test_a_large_ridge_is_linear_attention": (
-                "ridge · read tends to un-normalised linear attention; broken by a ridge on "
-                "values."
+                "ridge · read tends to un-normalised linear attention; broken by a ridge on values."
             ),
             "test_the_newest_token_alone_is_read_when_nothing_is_retained": (
                 "alpha = 0 reads the newest token only, with its true gradient; broken by "

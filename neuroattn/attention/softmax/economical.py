@@ -27,10 +27,12 @@ def super_attention(
 
     Parameters
     ----------
-    query, key, value, causal, scale
+    query, key, value, causal : Tensor, bool
         As in :func:`neuroattn.attention.attend`.
     mask : Tensor of bool, optional
         (batch or 1, heads or 1, 1, keys); a hidden key's value is not mixed into others.
+    scale : float, optional
+        As in :func:`neuroattn.attention.attend`.
     alignment : Tensor
         (keys, keys): row j mixes the values into the one at key j. Its lower triangle counts in
         a causal read.

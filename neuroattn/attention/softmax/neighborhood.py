@@ -180,7 +180,7 @@ register(
         "axes.",
         formula=r"y_i = \sum_{j \in N(i)} \frac{e^{s\,q_i \cdot k_j}}"
         r"{\sum_{l \in N(i)} e^{s\,q_i \cdot k_l}} v_j, \quad N(i) = \prod_a \{c + \delta_a t : "
-        r"f_a(i) \le t < f_a(i) + w_a\},\; f_a = \mathrm{clamp}(\mathrm{leader}_a(i) - "
+        r"f_a(i) \leq t < f_a(i) + w_a\},\; f_a = \mathrm{clamp}(\mathrm{leader}_a(i) - "
         r"\lfloor w_a / 2 \rfloor, 0, n_a - w_a)",
         runs=(
             Run("parallel", "sdpa", fused_neighborhood, half=True, avoids=_sparse),

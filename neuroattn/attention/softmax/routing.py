@@ -48,7 +48,7 @@ class Centroids(Learned):
         return {"centroids": self.centroids.clone()}
 
     @torch.no_grad()
-    def update(self, query: Tensor, key: Tensor) -> None:
+    def observe(self, query: Tensor, key: Tensor) -> None:
         """Move each centroid towards the mean direction of the tokens nearest to it.
 
         Parameters

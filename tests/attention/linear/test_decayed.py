@@ -160,15 +160,12 @@ def test_what_auto_avoids_and_kernels_refuse_is_said():
     assert "128" in decayed.long(request(keys=129))
     assert decayed.several(request(keys=1)) == ""
     assert "token" in decayed.several(request())
-    assert "TF32" in decayed.coarse(request(dtype=torch.float32))
-    assert decayed.coarse(request()) == ""
     assert "backward" in decayed.trained(request(gradient=True))
     assert decayed.trained(request()) == ""
-    refuses = decayed.refusal(lambda _: "another reason")
-    assert "float64" in refuses(request(dtype=torch.float64))
-    assert "256" in refuses(request(dim=257))
-    assert refuses(request()) == "another reason"
-    assert decayed.refusal()(request()) == ""
+    assert "float64" in decayed.refuses_triton(request(dtype=torch.float64))
+    assert "256" in decayed.refuses_triton(request(dim=257))
+    assert "normalise" in decayed.refuses_triton(request(parameters={"normalize": True}))
+    assert decayed.refuses_triton(request(parameters={"normalize": False})) == ""
 
 
 def test_numbers_and_tensors_become_retentions_a_token():

@@ -17,8 +17,8 @@ from tests.tolerances import TOLERANCE
 EXACT = TOLERANCE["float64"]
 
 
-def gates(**more):
-    """Return a retention and a write strength for every token."""
+def gates(step=1.0, **more):
+    """Return a retention and a write strength up to 0.3 ``step`` for every token."""
 
     def draw(sizes, generator):
         shape = (sizes["batch"], sizes["heads"], sizes["keys"])
@@ -26,7 +26,7 @@ def gates(**more):
         def uniform():
             return torch.rand(shape, generator=generator, dtype=torch.float64)
 
-        return {"alpha": 0.5 + 0.5 * uniform(), "beta": 0.1 + 0.2 * uniform(), **more}
+        return {"alpha": 0.5 + 0.5 * uniform(), "beta": step * (0.1 + 0.2 * uniform()), **more}
 
     return draw
 
@@ -39,7 +39,7 @@ EXAMPLES = {
     "moneta": [
         Example(label="default"),
         Example(numbers(alpha=0.9, beta=0.05, error_norm=1.5, memory_norm=3.0), label="norms"),
-        Example(gates(smooth=True), label="gates, smooth"),
+        Example(gates(step=0.1, smooth=True), label="gates, smooth"),
         # A small accumulator over the square of its norm is a large memory, and the error grows
         # from there: the quoted map is not stable.
         Example(numbers(alpha=0.9, beta=0.02, mirror="quoted"), label="quoted", loud=0),
@@ -165,7 +165,9 @@ def test_mirrors_of_tiny_none_and_huge_accumulators_are_finite(kind, size):
     (slope,) = torch.autograd.grad(found.sum(), accumulator)
     assert torch.isfinite(found).all()
     assert torch.isfinite(slope).all()
-    wanted = size ** (1 if kind == "exact" else 0) * mirrored(accumulator.detach() / (size or 1), 3.0, kind)
+    wanted = size ** (1 if kind == "exact" else 0) * mirrored(
+        accumulator.detach() / (size or 1), 3.0, kind
+    )
     torch.testing.assert_close(found.detach(), wanted, rtol=1e-10, atol=0)
 
 
@@ -301,9 +303,7 @@ def test_memora_reads_zeros_before_its_first_key_and_remembers_that_it_came():
     query, key, value = tensors(5, 4)
     hidden = torch.zeros(5, dtype=torch.bool)
     shown = torch.tensor([False, False, True, False, True])
-    read, state = attend(
-        "memora", query, key, value, causal=True, mask=shown, return_state=True
-    )
+    read, state = attend("memora", query, key, value, causal=True, mask=shown, return_state=True)
     assert (read[:, :, :2] == 0).all()
     assert (read[:, :, 2:] != 0).all()
     more = attend("memora", query, key, value, causal=True, mask=hidden, initial_state=state)

@@ -144,7 +144,9 @@ def test_the_newest_token_alone_is_read_when_nothing_is_retained(form):
         moved = alpha.clone()
         moved[0, 1, 5] = step
         more = attend("mesa", query, key, value, alpha=moved, ridge=0.5, causal=True)
-    assert float(slope[0, 1, 5]) == pytest.approx(float((more - read.detach()).sum()) / step, rel=1e-3)
+    assert float(slope[0, 1, 5]) == pytest.approx(
+        float((more - read.detach()).sum()) / step, rel=1e-3
+    )
 
 
 def test_a_scale_multiplies_the_read_and_weights_follow():

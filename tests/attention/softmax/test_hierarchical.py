@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neuroattn.attention import MultiheadAttention, attend, weights
-from neuroattn.attention.softmax.trees import families_of, levels_of
+from neuroattn.attention.softmax.trees import levels_of
 from neuroattn.errors import InputError
 from tests.attention.contract import Example
 from tests.tolerances import TOLERANCE
@@ -252,17 +252,6 @@ def test_distance_scores_equal_the_squared_distances_of_pairs(form):
                     read[:, :, i] += share * value[:, :, other].sum(2)
     named = {"block_size": 3, "score": "distance", "scale": 0.3, "form": form}
     torch.testing.assert_close(attend("hierarchical", query, key, value, **named), read, **EXACT)
-
-
-def test_families_hold_every_child_once():
-    # Catches padding that is taken for the child of number 0.
-    levels = levels_of(9, 1, TREES["scattered"]["blocks"], torch.device("cpu"))
-    assert [int(level.max()) + 1 for level in levels] == [1, 3, 5, 9]
-    for family, wide, fine in zip(families_of(levels), levels, levels[1:], strict=False):
-        assert sorted(family.members[family.real].tolist()) == list(range(int(fine.max()) + 1))
-        assert torch.equal(family.parent[fine], wide)
-        children = torch.arange(int(fine.max()) + 1)
-        assert torch.equal(family.members.flatten()[family.slot], children)
 
 
 def test_auto_pools_long_sequences():

@@ -183,14 +183,16 @@ def test_dilation_is_separate_attention_in_each_residue_class(tokens, causal):
 
 @pytest.mark.parametrize(("form", "backend"), WAYS)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 15), (2, 1, 15, 15), (1, 2, 15, 1)])
-def test_masks_hide_keys_within_windows(shape, form, backend):
-    # Catches a mask that is indexed by the place in the window.
+@pytest.mark.parametrize("causal", [False, True])
+def test_masks_hide_keys_within_windows(shape, form, backend, causal):
+    # Catches a mask that is indexed by the place in the window, or that brings later keys back.
     inputs = tensors(15)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) > 0.4
-    seen = weights("neighborhood", *inputs[:2], grid=(3, 5), window=(3, 2)) > 0
+    ways = {"grid": (3, 5), "window": (3, 2), "causal": causal}
+    seen = weights("neighborhood", *inputs[:2], **ways) > 0
     wanted = attend("softmax", *inputs, mask=seen & mask)
-    ways = {"grid": (3, 5), "window": (3, 2), "form": form, "backend": backend}
-    torch.testing.assert_close(attend("neighborhood", *inputs, mask=mask, **ways), wanted, **EXACT)
+    found = attend("neighborhood", *inputs, mask=mask, form=form, backend=backend, **ways)
+    torch.testing.assert_close(found, wanted, **EXACT)
 
 
 def test_auto_gathers_long_sequences_and_fuses_short_ones():

@@ -167,7 +167,7 @@ def test_an_update_moves_centroids_to_the_mean_direction_of_their_tokens():
     query, key, _, _ = (x.float() for x in tensors(20, 30))
     before = learned.centroids.clone()
     torch.testing.assert_close(before.norm(dim=-1), torch.ones(2, 3))
-    learned.update(query, key)
+    learned.observe(query, key)
     for head in range(2):
         tokens = torch.cat([query[:, head], key[:, head]], dim=1).reshape(-1, 4)
         tokens = tokens / tokens.norm(dim=-1, keepdim=True)
@@ -185,7 +185,7 @@ def test_a_centroid_without_tokens_stays_and_many_updates_converge():
     learned.centroids.copy_(torch.tensor([[[1.0, 0.2], [0.2, 1.0], [-1.0, -1.0]]]))
     query = torch.tensor([[[[3.0, 0.0], [0.0, 0.1]]]])
     for _ in range(40):
-        learned.update(query, query)
+        learned.observe(query, query)
     wanted = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]]])
     torch.testing.assert_close(learned.centroids, wanted)
 
@@ -205,7 +205,7 @@ def test_a_block_holds_its_centroids_and_trains(tokens):
     for _ in range(2):
         projected = block.project(keys)
         loss = (block(queries, projected) - target).square().mean()
-        block.learned.update(projected.key, projected.key)
+        block.learned.observe(projected.key, projected.key)
         step.zero_grad()
         loss.backward()
         assert all(
@@ -216,3 +216,15 @@ def test_a_block_holds_its_centroids_and_trains(tokens):
         losses.append(loss.item())
     assert losses[1] < losses[0]
     assert not torch.equal(block.learned.centroids, before)
+
+
+def test_training_moves_the_centroids_and_evaluation_does_not():
+    # Catches averages that nobody updates, or that move while a model is scored.
+    with torch.random.fork_rng(devices=[]):
+        block = MultiheadAttention(8, 2, mechanism="routing", parameters={"clusters": 3})
+    tokens = torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(0))
+    start = block.learned.centroids.clone()
+    block.eval()(tokens, block.project(tokens))
+    assert torch.equal(block.learned.centroids, start)
+    block.train()(tokens, block.project(tokens))
+    assert not torch.equal(block.learned.centroids, start)
