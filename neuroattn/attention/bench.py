@@ -18,9 +18,16 @@ from neuroattn.attention.block import MultiheadAttention
 from neuroattn.attention.dispatch import attend
 from neuroattn.attention.registry import Mechanism, Request, Run, get
 from neuroattn.errors import InputError, NeuroattnError
+from neuroattn.names import check_name
 
 #: How many of the longest lengths the slope is fitted to: overheads rule the shorter ones.
 FITTED = 4
+#: After so many seconds at one length a single run counts, beside the one for warming up.
+LONG_S = 10.0
+CLOCKS: dict[str, Callable[[], float]] = {
+    "wall": time.perf_counter,
+    "processor": time.process_time,
+}
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,9 @@ def measure(
     dtype: torch.dtype = torch.float32,
     repeats: int = 3,
     limit_s: float = 20.0,
+    limit_bytes: float = 6e9,
     memory: bool = True,
+    clock: str = "wall",
     seed: int = 0,
 ) -> Iterator[Row]:
     """Measure forward reads of every form and backend that runs here.
@@ -130,8 +139,14 @@ def measure(
         Runs at each length after one for warming up; their median counts.
     limit_s : float
         A form stops at the length at which one run took longer than this.
+    limit_bytes : float
+        A form stops before the length at which it would hold more than this, if it grows with the
+        square of the length.
     memory : bool
         Whether to measure memory too.
+    clock : {"wall", "processor"}
+        ``"processor"`` counts the time of this process on all its cores, which other processes
+        disturb less.
     seed : int
         Of the inputs.
 
@@ -146,6 +161,7 @@ def measure(
         If no form of the mechanism fits.
     """
     spec = get(name)
+    check_name("clock", clock, CLOCKS)
     if not lengths or min(lengths) < 1:
         raise InputError(f"lengths={list(lengths)} must be positive numbers of tokens.")
     found = 0
@@ -156,10 +172,14 @@ def measure(
             continue
         found += 1
         causal = spec.causal[-1]
-        done, seconds, peaks = [], [], []
+        done: list[int] = []
+        seconds: list[float] = []
+        peaks: list[int] = []
         for length in sorted(lengths):
+            if peaks and peaks[-1] * (length / done[-1]) ** 2 > limit_bytes:
+                break
             drawn = inputs(spec, length, dim, heads, device, dtype, seed)
-            took = _seconds(run, spec, *drawn, causal, repeats)
+            took = _seconds(run, spec, *drawn, causal, repeats, CLOCKS[clock])
             done.append(length)
             seconds.append(took)
             if memory:
@@ -219,16 +239,17 @@ def _seconds(
     named: dict[str, Any],
     causal: bool,
     repeats: int,
+    clock: Callable[[], float],
 ) -> float:
     taken = []
     for _ in range(repeats + 1):
-        start = time.perf_counter()
+        start = clock()
         _read(run, spec, three, named, causal)
         if three[0].is_cuda:
             torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-        if taken[0] > 5:
-            return taken[0]
+        taken.append(clock() - start)
+        if sum(taken) > LONG_S and len(taken) > 1:
+            break
     return statistics.median(taken[1:])
 
 

@@ -139,7 +139,8 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
         body.append((f"{row['form']} / {row['backend']}", *cells, f"{row['slope']:.2f}"))
     return (
         "Milliseconds a forward read by number of tokens, and the slope of the logarithms over "
-        "the longest four (`python -m benchmarks.attention`).\n\n" + _table(header, body)
+        "the longest four (`python -m benchmarks.attention`, dim 64, one head).\n\n"
+        + _table(header, body)
     )
 
 

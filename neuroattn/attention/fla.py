@@ -163,8 +163,9 @@ def ruled(rule: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor
 
         memory = None if initial_state is None else initial_state["memory"]
         used, value = _hidden(mask, used.to(key), value)
-        ways = {"scale": 1.0 if scale is None else scale, "causal": causal}
-        read, memory = _read(kernel, query, used, value, memory, **ways, **named)
+        scale = 1.0 if scale is None else scale
+        tensors = query, used, value, memory
+        read, memory = _read(kernel, *tensors, scale=scale, causal=causal, **named)
         return read, {"memory": memory}
 
     return run

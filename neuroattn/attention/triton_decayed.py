@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from neuroattn.attention.linear import decayed
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _kernel(  # type: ignore[no-untyped-def]
     query, key, value, alpha, before, read, after,
     scale, tokens, dim, width,
@@ -132,6 +132,11 @@ class _Decayed(torch.autograd.Function):
         return (*returned, None, None, None)
 
 
+def _apply(*given: Any) -> tuple[Tensor, Tensor]:
+    read, after = _Decayed.apply(*given)  # type: ignore[no-untyped-call]
+    return read, after
+
+
 def chunked(
     query: Tensor,
     key: Tensor,
@@ -151,7 +156,6 @@ def chunked(
     before = decayed.empty(key, value) if memory is None else memory
     tensors = key, value, alpha.float(), before.float()
     if causal:
-        read, after = _Decayed.apply(query, *tensors, scale, True, chunk_size)
-        return read, after
-    _, after = _Decayed.apply(key, *tensors, scale, False, chunk_size)
+        return _apply(query, *tensors, scale, True, chunk_size)
+    _, after = _apply(key, *tensors, scale, False, chunk_size)
     return (scale * query.float() @ after).to(query.dtype), after

@@ -72,7 +72,8 @@ def _signature(module: Module, name: str, node: Function, text: str) -> list[str
     if node.returns is None:
         found.append(module.at(node, f"{name} has no return annotation"))
     listed = documented(text, "Parameters")
-    if listed is not None and listed != arguments(node):
+    # Keywords may be grouped by what they mean.
+    if listed is not None and sorted(listed) != sorted(arguments(node)):
         found.append(module.at(node, f"{name} takes {arguments(node)} and documents {listed}"))
     return found
 

@@ -102,7 +102,8 @@ def blocks(tokens: Tensor, chunk_size: int) -> Tensor:
     """
     length = tokens.shape[2]
     size = max(1, min(chunk_size, length))
-    return F.pad(tokens, (0, 0, 0, -length % size)).unflatten(2, (-1, size))
+    padded = F.pad(tokens, (0, 0, 0, -length % size))
+    return padded.reshape(*tokens.shape[:2], -(-length // size), size, tokens.shape[-1])
 
 
 def _earlier(each: Tensor) -> Tensor:
@@ -117,14 +118,14 @@ class Centred(NamedTuple):
     ----------
     read : Tensor
         (batch, heads, queries, width), query · Σ (key - mean)(value - mean)ᵀ.
-    key_mean, value_mean, count : Tensor
+    key_mean, value_mean, number : Tensor
         (batch, heads, queries or 1, features, width or 1) over the keys that the query sees.
     """
 
     read: Tensor
     key_mean: Tensor
     value_mean: Tensor
-    count: Tensor
+    number: Tensor
 
 
 def centred_shapes(features: int, width: int) -> dict[str, tuple[int, ...]]:
@@ -341,7 +342,7 @@ def read_features(
         )
         if not normalize:
             return found.read, state
-        total = (query * found.key_mean).sum(-1, keepdim=True) * found.count
+        total = (query * found.key_mean).sum(-1, keepdim=True) * found.number
         return divided(found.read, total, positive), state
     memory, normalizer = started(
         initial_state,

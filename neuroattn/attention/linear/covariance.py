@@ -86,7 +86,7 @@ def covariance_blocks(
     )
     read = found.read
     if normalize:
-        read = divided(read, found.count, positive=True)
+        read = divided(read, found.number, positive=True)
     return (read + found.value_mean if add_mean else read), state
 
 

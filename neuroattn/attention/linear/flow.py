@@ -61,7 +61,8 @@ def flow_weights(
     others = up.sum(-2, keepdim=True)
     incoming = (flows * down).sum(-1, keepdim=True)
     outgoing = (flows * up).sum(-2, keepdim=True)
-    sink = divided((flows * down * divided(others, outgoing, True)).sum(-1, keepdim=True), own, True)
+    given_away = flows * down * divided(others, outgoing, True)
+    sink = divided(given_away.sum(-1, keepdim=True), own, True)
     source = (flows * up * divided(own, incoming, True)).sum(-2, keepdim=True) / others
     if not causal:
         source = source * divided(others, own[:, :, :1], True)

@@ -117,9 +117,9 @@ register(
     Mechanism(
         name="linear",
         family="linear",
-        paper="Katharopoulos et al. (2020), Transformers are RNNs: fast autoregressive transformers "
-        "with linear attention, equations 5, 7 and 16 to 20; arXiv 2006.16236. Centred: Sejnowski "
-        "(1977), Storing covariance with nonlinearly interacting neurons",
+        paper="Katharopoulos et al. (2020), Transformers are RNNs: fast autoregressive "
+        "transformers with linear attention, equations 5, 7 and 16 to 20; arXiv 2006.16236. "
+        "Centred: Sejnowski (1977), Storing covariance with nonlinearly interacting neurons",
         summary="Attention whose weights are products of features, so that a memory of fixed size "
         "stands for all tokens.",
         formula=r"y_i = \frac{\phi(s\,q_i)^\top \sum_j \phi(k_j) v_j^\top}"

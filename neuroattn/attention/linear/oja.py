@@ -158,12 +158,13 @@ def _written(key: Tensor, value: Tensor, step: Tensor, memory: Tensor) -> Tensor
     """
     overlap = (step * (value @ value.transpose(-1, -2))).tril(-1)
     apart = step * (key - value @ memory.transpose(-1, -2))
-    return torch.linalg.solve_triangular(
+    solved: Tensor = torch.linalg.solve_triangular(
         overlap + torch.eye(key.shape[-2], dtype=key.dtype, device=key.device),
         apart,
         upper=False,
         unitriangular=True,
     )
+    return solved
 
 
 register(

@@ -50,6 +50,8 @@ def levels_of(
     blocks : Tensor of integers, optional
         (levels, tokens), from the widest level; stands for ``block_size``. Tokens that share the
         numbers of one level and all wider ones are one block.
+    device : torch.device
+        Where the nodes are made.
 
     Raises
     ------

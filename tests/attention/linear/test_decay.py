@@ -207,6 +207,14 @@ def test_normalised_scores_equal_the_paper(form, causal):
     found = attend("retention", query, key, value, form=form, chunk_size=4, **ways)
     close(found, wanted, EXACT, form)
     close(weights("retention", query, key, **ways) @ value, wanted, EXACT, "weights")
+    if form != "parallel":
+        again = {"decay": gamma, "normalize": True, "form": form, "causal": True}
+        first, last = ([x[:, :, part] for x in (query, key, value)]
+                       for part in (slice(0, 2), slice(2, 6)))  # fmt: skip
+        _, state = attend("retention", *first, return_state=True, **again)
+        tail = attend("retention", *last, initial_state=state, **again)
+        whole = attend("retention", query, key, value, **again)
+        close(tail, whole[:, :, 2:], EXACT, "continued")
 
 
 def test_a_layer_beyond_the_last_is_refused():

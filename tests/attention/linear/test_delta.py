@@ -77,33 +77,21 @@ def three(tokens=7, dim=3, value_dim=2, seed=0):
 
 
 def by_loops(query, key, value, beta, alpha=1.0, order="decay first", causal=True, scale=1.0):
-    """Write one number of the memory after the other, from the published equations."""
+    """Follow the published equations, in the papers' layout (value_dim, dim)."""
     query, key, value = query[0, 0], key[0, 0], value[0, 0]
-    dim, value_dim = key.shape[1], value.shape[1]
-    memory = [[0.0] * dim for _ in range(value_dim)]  # the papers' layout
-    seen = []
+    memory = torch.zeros(value.shape[1], key.shape[1], dtype=torch.float64)
+    identity, seen = torch.eye(key.shape[1], dtype=torch.float64), []
     for t in range(len(key)):
-        b = float(beta[t]) if torch.is_tensor(beta) else beta
-        a = float(alpha[t]) if torch.is_tensor(alpha) else alpha
-        k = [float(x) for x in key[t]]
-        fade = 1.0 if order == "error first" else a
-        memory = [
-            [
-                sum(row[i] * ((a if i == j else 0.0) - b * fade * k[i] * k[j]) for i in range(dim))
-                + b * float(value[t, n]) * k[j]
-                for j in range(dim)
-            ]
-            for n, row in enumerate(memory)
-        ]
+        b, a = (each[t] if torch.is_tensor(each) else each for each in (beta, alpha))
+        square = torch.outer(key[t], key[t])
+        if order == "error first":
+            memory = memory @ (a * identity - b * square)
+        else:
+            memory = (memory * a) @ (identity - b * square)
+        memory = memory + b * torch.outer(value[t], key[t])
         seen.append(memory)
-    picked = seen if causal else [memory] * len(query)
-    return torch.tensor(
-        [
-            [scale * sum(r * float(q) for r, q in zip(row, asked, strict=True)) for row in held]
-            for asked, held in zip(query, picked, strict=True)
-        ],
-        dtype=torch.float64,
-    )[None, None]
+    held = seen if causal else [memory] * len(query)
+    return torch.stack([m @ (scale * q) for m, q in zip(held, query, strict=True)])[None, None]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -360,17 +348,19 @@ def test_short_sequences_run_token_by_token_and_long_ones_in_blocks():
 @pytest.mark.parametrize("name", ["delta", "gated_delta", "longhorn"])
 def test_learned_gates_are_in_range_and_learn(name):
     # Catches gates on the wrong axis, and a parameter that no gradient reaches.
-    torch_seed = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     block = MultiheadAttention(8, 2, token_dim=6, mechanism=name).double()
-    tokens = torch.randn(3, 20, 6, generator=torch_seed, dtype=torch.float64)
-    queries = torch.randn(3, 4, 8, generator=torch_seed, dtype=torch.float64)
-    target = torch.randn(3, 4, 8, generator=torch_seed, dtype=torch.float64)
+    tokens = torch.randn(3, 20, 6, generator=generator, dtype=torch.float64)
+    queries = torch.randn(3, 4, 8, generator=generator, dtype=torch.float64)
+    target = torch.randn(3, 4, 8, generator=generator, dtype=torch.float64)
     named = block.learned.of_tokens(tokens)
     for each in named.values():
         assert each.shape == (3, 2, 20)
         assert ((each > 0) & (each <= 1)).all()
     if name == "gated_delta":
         assert named["alpha"].min() > 0.1  # a new gate forgets slowly
+        still = block.learned.of_tokens(torch.zeros_like(tokens))["alpha"][0, :, 0].tolist()
+        assert still == pytest.approx([math.exp(-0.1), math.exp(-16 * 0.001)], rel=1e-5)
 
     def loss():
         return (block(queries, block.project(tokens)) - target).square().mean()

@@ -158,6 +158,9 @@ def test_what_the_block_learns_are_steps_and_rates():
     torch.testing.assert_close(named["beta"], step.transpose(1, 2), **EXACT)
     decay = torch.exp(-step.transpose(1, 2) * learned.log_rate.exp()[:, None])
     torch.testing.assert_close(named["alpha"], decay, **EXACT)
+    for name, each in named.items():
+        (slope,) = torch.autograd.grad(each.sum(), learned.step.bias, retain_graph=True)
+        assert (slope != 0).all(), name
     assert float(spread(4.0, 9.0, 1)) == pytest.approx(6.0, rel=1e-6)
     values = torch.tensor([1e-8, 0.1, 30.0], dtype=torch.float64)
     back = torch.nn.functional.softplus(softplus_inverse(values))

@@ -223,6 +223,20 @@ def test_pieces_inside_of_a_chunk_keep_its_start(pieces):
         assert float(state["place"]) == 6
 
 
+@pytest.mark.parametrize("cut", [3, 8, 13])
+@pytest.mark.parametrize("gradient", ["each token", "chunk start"])
+def test_the_state_of_one_form_is_read_by_the_other(cut, gradient):
+    # Catches a state that only its own form can continue.
+    inputs = three(tokens=20)
+    ways = {"gradient": gradient, "chunk_size": 8, "beta": 0.3, "momentum": 0.5, "causal": True}
+    whole = attend("titans", *inputs, **ways)
+    first, second = [x[:, :, :cut] for x in inputs], [x[:, :, cut:] for x in inputs]
+    for one, other in (("recurrent", "chunked"), ("chunked", "recurrent")):
+        _, state = attend("titans", *first, form=one, return_state=True, **ways)
+        rest = attend("titans", *second, form=other, initial_state=state, **ways)
+        torch.testing.assert_close(rest, whole[:, :, cut:], **EXACT)
+
+
 def test_momentum_goes_on_at_a_hidden_key():
     # Catches a hidden token that stops the clock of the momentum.
     query, key, value = three(tokens=6)
