@@ -88,7 +88,7 @@ class Run:
         From a :class:`Request` to the reason why ``"auto"`` goes on to the next run, or "".
     order : float
         Power of the length with which its time grows in the end; what the benchmark holds it to.
-        A stateful run has 1.
+        A stateful run has 1; NaN where it is no single power.
     """
 
     form: str

@@ -227,6 +227,56 @@ def test_half_precision_errs_no_more_than_twice_the_standard_implementation(name
 
 
 @pytest.mark.parametrize(("name", "example"), CASES)
+def test_loud_half_inputs_give_what_single_precision_gives(name, example):
+    # Catches logits that overflow in half precision, where the output does not.
+    spec = get(name)
+    if not example.loud:
+        pytest.skip("unstable by its definition; its page says where")
+    causal = spec.causal[-1]
+    call = make(spec, example, 9, 9)
+    with torch.no_grad():
+        call.query *= 300
+        call.key *= 300
+    call = call.to(torch.float16)
+    for run in spec.runs:
+        if run.backend not in ON_CPU:
+            continue
+        ways = {"causal": causal, "form": run.form, "backend": run.backend}
+        single = read(spec, call.to(torch.float32), **ways).half()
+        found = read(spec, call, **ways)
+        assert torch.isfinite(found[torch.isfinite(single)]).all(), ways
+
+
+def has_tokens(name):
+    """Tell whether a mechanism is defined for no tokens too; a window needs some to fit in."""
+    return get(name).family in ("softmax", "memory") and name != "neighborhood"
+
+
+@pytest.mark.parametrize(
+    ("name", "example"), [case for case in CASES if has_tokens(case.values[0])]
+)
+@pytest.mark.parametrize(("queries", "keys"), [(0, 5), (5, 0), (0, 0)])
+def test_without_queries_nothing_is_read_and_without_keys_zeros(name, example, queries, keys):
+    # Catches a chunked form that joins no chunks, and a residual where there is nothing to read.
+    spec = get(name)
+    if not spec.cross and queries != keys:
+        pytest.skip("queries are the tokens themselves")
+    call = make(spec, example, queries, keys)
+    masks = [None]
+    if spec.mask != "none":
+        masks.append(torch.ones(queries if spec.mask == "any" else 1, keys, dtype=torch.bool))
+    for causal in spec.causal:
+        for run in spec.runs:
+            if run.backend not in ON_CPU:
+                continue
+            for mask in masks:
+                ways = {"causal": causal, "form": run.form, "backend": run.backend}
+                output = read(spec, call, mask=mask, **ways)
+                assert output.shape == (2, 2, queries, example.value_dim), ways
+                assert (output == 0).all(), ways
+
+
+@pytest.mark.parametrize(("name", "example"), CASES)
 def test_loud_inputs_give_no_nan(name, example):
     # Catches an exponential that overflows before it is normalised.
     spec = get(name)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from neuroattn.attention.linear.accumulate import centred, divided, visible
 from neuroattn.attention.linear.features import features, scale_of
-from neuroattn.attention.linear.linear import CHUNK_SIZE, FEATURES, many_keys
+from neuroattn.attention.linear.linear import CHUNK_SIZE, features_from, many_keys
 from neuroattn.attention.masks import allowed, written
 from neuroattn.attention.parameters import switch
 from neuroattn.attention.registry import Mechanism, Run, State, register
@@ -116,7 +116,7 @@ register(
         ),
         weights=covariance_weights,
         parameters={
-            **FEATURES,
+            **features_from("identity"),
             "normalize": switch("divide the memory by the number of tokens in it", True),
             "add_mean": switch("add the mean value to what is read", True),
             "chunk_size": CHUNK_SIZE,

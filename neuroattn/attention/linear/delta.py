@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from math import nan
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuroattn.attention import fla
 from neuroattn.attention.learned import Learned
 from neuroattn.attention.linear.delta_engine import (
     CHUNK_SIZE,
@@ -125,6 +127,16 @@ def runs_of(rule: Rule) -> tuple[Run, ...]:
         )
         return found.output, {"memory": found.states[0]}
 
+    kernel = fla.ruled(rule)
+    return (
+        Run("chunked", "fla", kernel, stateful=True, half=True, refuses=fla.refuses_delta),
+        Run("recurrent", "reference", by_token, stateful=True, avoids=few_tokens),
+        Run("chunked", "reference", by_block, stateful=True),
+        Run("parallel", "reference", _explicit_read(rule), order=nan),
+    )
+
+
+def _explicit_read(rule: Rule) -> Callable[..., Tensor]:
     def whole(
         query: Tensor,
         key: Tensor,
@@ -140,11 +152,7 @@ def runs_of(rule: Rule) -> tuple[Run, ...]:
         right = gates.write[..., None] * value
         return explicit(scaled(query, scale), key, right, gates, causal=causal)
 
-    return (
-        Run("recurrent", "reference", by_token, stateful=True, avoids=few_tokens),
-        Run("chunked", "reference", by_block, stateful=True),
-        Run("parallel", "reference", whole),
-    )
+    return whole
 
 
 def weights_of(rule: Rule) -> Callable[..., Tensor]:

@@ -34,7 +34,7 @@ def softmax_pair(x: Tensor) -> Tensor:
 
     References
     ----------
-    Zhang et al. (2024), The Hedgehog & the Porcupine, section 4.2; arXiv 2402.04347.
+    Zhang et al. (2024), The Hedgehog & the Porcupine; arXiv 2402.04347.
     """
     return torch.cat([x.softmax(-1), (-x).softmax(-1)], dim=-1).clamp(min=LEAST)
 

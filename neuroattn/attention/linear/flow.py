@@ -220,7 +220,8 @@ register(
         name="flow",
         family="linear",
         paper="Wu et al. (2022), Flowformer: linearizing transformers with conservation flows, "
-        "equations 4 to 8; arXiv 2202.06258. The causal read is that of its code",
+        "Flow-Attention: competition, aggregation, allocation; arXiv 2202.06258. The causal read "
+        "is that of its code",
         summary="Linear attention in which sources of flow compete and sinks are allocated "
         "theirs, because the flow out of each and into each is conserved.",
         formula=r"y_i = \sigma\big(\tfrac{L}{S}\hat I_i\big) \frac{\phi(q_i)^\top}{I_i} \sum_j "

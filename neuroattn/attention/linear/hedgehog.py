@@ -118,7 +118,7 @@ def distillation_loss(
 
     References
     ----------
-    Zhang et al. (2024), equation 8.
+    Zhang et al. (2024), the attention weight distillation loss; arXiv 2402.04347.
     """
     with torch.no_grad():
         wanted = softmax_weights(query, key, causal=causal, mask=mask, scale=scale)
@@ -161,8 +161,8 @@ register(
         name="hedgehog",
         family="linear",
         paper="Zhang et al. (2024), The Hedgehog & the Porcupine: expressive linear attentions "
-        "with softmax mimicry, equations 5 to 8; arXiv 2402.04347. The pair with softmax over "
-        "features is that of its code",
+        "with softmax mimicry, learnable feature maps and their distillation; arXiv 2402.04347. "
+        "The maps are those of the code of its successor LoLCATs",
         summary="Linear attention whose learned features spike as softmax does.",
         formula=r"y_i = \frac{\phi(s\,q_i)^\top \sum_j \phi(k_j) v_j^\top}"
         r"{\phi(s\,q_i)^\top \sum_l \phi(k_l)},\quad "

@@ -75,8 +75,8 @@ def linear_blocks(
 
     References
     ----------
-    Katharopoulos et al. (2020), equations 9 to 12 and 18 to 20, for the recurrent form; Hua et al.
-    (2022), Transformer quality in linear time, section 3.2, for the blocks; arXiv 2202.10447.
+    Katharopoulos et al. (2020), equations 16 to 20, for the recurrent form; Hua et al. (2022),
+    Transformer quality in linear time, for the blocks; arXiv 2202.10447.
     """
     scale = scale_of(feature_map, query.shape[-1], scale)
     return read_features(
@@ -100,15 +100,19 @@ def linear_tokens(
     return linear_blocks(query, key, value, chunk_size=None, **given)
 
 
-#: Which features are taken, for all mechanisms that take any.
-FEATURES: dict[str, Parameter] = {
-    "feature_map": choice(
-        "φ, from keys and scaled queries to features; identity, and taylor of an odd order, have "
-        "products of either sign",
-        *FEATURE_MAPS,
-    ),
-    "order": integer("degree of the feature map taylor; others have none", 2, 1, 8),
-}
+def features_from(default: str) -> dict[str, Parameter]:
+    """Return the parameters that choose the features, ``default`` being the map by default."""
+    others = (name for name in FEATURE_MAPS if name != default)
+    return {
+        "feature_map": choice(
+            "φ, from keys and scaled queries to features; identity, and taylor of an odd order, "
+            "have products of either sign",
+            default,
+            *others,
+        ),
+        "order": integer("degree of the feature map taylor; others have none", 2, 1, 8),
+    }
+
 
 #: Tokens that are read as one product.
 CHUNK_SIZE = integer("tokens in a block of the chunked form", 64, 1)
@@ -131,7 +135,7 @@ register(
         ),
         weights=linear_weights,
         parameters={
-            **FEATURES,
+            **features_from("elu"),
             "normalize": switch(
                 "divide by the sum of the products. It is exact where products are not negative; "
                 "one of either sign is kept at least 1e-6 away from 0, with its own sign",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from math import nan
 from typing import Any
 
 import torch
@@ -283,7 +284,7 @@ register(
         r"\right) v_j",
         runs=(
             Run("parallel", "reference", _reading(by_convolution), refuses=_refuses),
-            Run("recurrent", "reference", _reading(by_recurrence), refuses=_refuses),
+            Run("recurrent", "reference", _reading(by_recurrence), refuses=_refuses, order=nan),
         ),
         weights=mega_weights,
         parameters={

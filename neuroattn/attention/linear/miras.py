@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from neuroattn.attention.linear.delta import GatedWriteStrength
 from neuroattn.attention.linear.delta_engine import per_token, strength, unit
+from neuroattn.attention.linear.mirror import mirrored, power_of
 from neuroattn.attention.parameters import Parameter, choice, number, switch
 from neuroattn.attention.registry import Mechanism, Run, State, register
 
@@ -55,36 +56,6 @@ def _zeros(key: Tensor, value: Tensor) -> Tensor:
     return key.new_zeros(*key.shape[:2], key.shape[-1], value.shape[-1])
 
 
-def _power(base: Tensor, exponent: float) -> Tensor:
-    """Return |base| ** exponent, without a slope at zero, where a root has an infinite one."""
-    size = base.abs()
-    return torch.where(size > 0, size, 1.0).pow(exponent).where(size > 0, 0.0)
-
-
-def mirrored(accumulator: Tensor, norm: float, kind: str) -> Tensor:
-    """Return the memory of an accumulator of gradients.
-
-    Parameters
-    ----------
-    accumulator : Tensor
-        A, (..., dim, value_dim).
-    norm : float
-        q of the retention ½ ‖W‖_q², above 1.
-    kind : {"exact", "quoted"}
-        The inverse of the gradient of the retention, sign(A) |A|^(p-1) / ‖A‖_p^(p-2) with
-        1/p + 1/q = 1; or A / ‖A‖_q^(q-2), which only rescales A.
-    """
-    # Relative to the largest entry, no power leaves the range of its type.
-    largest = accumulator.detach().abs().amax((-2, -1), keepdim=True)
-    largest = torch.where(largest > 0, largest, 1.0)
-    relative = accumulator / largest
-    power = norm / (norm - 1) if kind == "exact" else norm
-    total = _power(_power(relative, power).sum((-2, -1), keepdim=True), (2 - power) / power)
-    if kind == "exact":
-        return largest * relative.sign() * _power(relative, power - 1) * total
-    return relative * total * largest.pow(3 - power)
-
-
 def moneta(
     query: Tensor,
     key: Tensor,
@@ -115,7 +86,7 @@ def moneta(
     error_norm, memory_norm : float
         p of the loss and q of the retention.
     mirror : {"exact", "quoted"}
-        See :func:`mirrored`.
+        See :func:`neuroattn.attention.linear.mirror.mirrored`.
     smooth : bool
         Use tanh(10 x) for the sign and √(x² + 1e-6) for the size of the error.
     normalize_keys : bool
@@ -132,7 +103,7 @@ def moneta(
         if smooth:
             slope = (10 * error).tanh() * (error.square() + 1e-6).pow((error_norm - 1) / 2)
         else:
-            slope = error.sign() * _power(error, error_norm - 1)
+            slope = error.sign() * power_of(error, error_norm - 1)
         return retain * kept - step * error_norm * (k.mT @ slope)
 
     output, kept = _run(
@@ -390,7 +361,7 @@ register(
         name="memora",
         family="linear",
         paper=_PAPER.format("section 5, Memora, with a linear memory"),
-        summary="Each value channel reads a convex mixture of the key channels, written by surprise.",
+        summary="Each value channel mixes the key channels, by weights of sum 1.",
         formula=r"W_t = \operatorname{softmax}_{\text{dim}}\bigl(\alpha_t \log W_{t-1} - "
         r"\beta_t k_t e_t^\top\bigr), \quad e_t = W_{t-1}^\top k_t - v_t, \quad "
         r"W_0 = 1/d, \quad y_t = s\,W_t^\top q_t",
@@ -401,8 +372,8 @@ register(
         cost=_COST,
         laws={
             "test_memora_minimises_its_objective_over_the_simplex": (
-                "A write minimises ⟨W, g⟩ + KL(W‖W₀)/η + Σ W log W/a, at alpha = a/(a + η) and beta "
-                "= a η/(a + η); broken by a softmax over the wrong axis or a lost retention."
+                "A write minimises ⟨W, g⟩ + KL(W‖W₀)/η + Σ W log W/a, at alpha = a/(a + η) and "
+                "beta = a η/(a + η); broken by a softmax over the wrong axis or a lost retention."
             ),
             "test_memora_stays_on_the_simplex_under_extreme_writes": (
                 "Every value channel's weights sum to 1 and are finite; broken by a memory that "

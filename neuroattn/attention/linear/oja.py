@@ -172,8 +172,8 @@ register(
         name="oja",
         family="linear",
         paper="Oja (1989), Neural networks, principal components, and subspaces, International "
-        "Journal of Neural Systems 1, 61-68, equation 4, for the target output; the target value "
-        "is ours",
+        "Journal of Neural Systems 1, 61-68, the subspace rule, for the target output; the target "
+        "value is ours",
         summary="A Hebbian memory that each write also shrinks along what it writes, which bounds "
         "it without a normaliser.",
         formula=r"W_t = W_{t-1} + \eta_t\,(y_t k_t^\top - y_t y_t^\top W_{t-1}),\quad "

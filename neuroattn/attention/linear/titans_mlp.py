@@ -199,7 +199,8 @@ register(
             "first": tensor("first layer before any token", ("heads", "dim", "hidden")),
             "second": tensor("second layer before any token", ("heads", "hidden", "value_dim")),
             "beta": number(
-                "step on ½|M(k) - v|² (twice the paper's θ)",
+                "step on ½|M(k) - v|² (twice the paper's θ); with loud values (some ten times "
+                "a unit) the plain memory diverges, the residual one is bounded",
                 0.1,
                 0,
                 axes=(("batch", "heads", "keys"),),

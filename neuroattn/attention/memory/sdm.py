@@ -204,7 +204,7 @@ def sdm_recurrent(
     near = _radius(radius, query)
     contents = _contents(value, written(mask, key))
     state = _begun(initial_state, contents, places)
-    reads = []
+    reads = [state[:, :, :0]]
     for token in range(key.shape[-2]):
         here = slice(token, token + 1)
         wrote = within(key[:, :, here], places, near)
@@ -236,7 +236,7 @@ def sdm_chunked(
     near = _radius(radius, query)
     contents = _contents(value, written(mask, key))
     state = _begun(initial_state, contents, places)
-    reads = []
+    reads = [state[:, :, :0]]
     for start in range(0, key.shape[-2], chunk_size):
         chunk = slice(start, start + chunk_size)
         wrote = within(key[:, :, chunk], places, near)
@@ -321,7 +321,7 @@ register(
                 1,
                 optional=True,
             ),
-            "seed": integer("of the draw of neurons", 0, 0),
+            "seed": integer("of the draw of neurons", 0, 0, 2**63 - 1),
             "addresses": tensor(
                 "where the neurons are, bits as in keys, instead of a draw",
                 ("neurons", "dim"),

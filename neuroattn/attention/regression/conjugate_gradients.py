@@ -51,7 +51,7 @@ def solve_rows(
     if not (torch.is_grad_enabled() and wanted.requires_grad):
         return found
     residual = wanted - _product(share, key, mean, ridge)(found)
-    correction: Tensor = _Inverse.apply(residual, solve)
+    correction: Tensor = _Inverse.apply(residual, solve)  # type: ignore[no-untyped-call]
     return found + correction
 
 
@@ -93,6 +93,6 @@ class _Inverse(torch.autograd.Function):
         return torch.zeros_like(residual)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.solve(gradient), None

@@ -150,7 +150,7 @@ def solve_directly(covariance: Tensor, wanted: Tensor, ridge: float, size: Tenso
     if ridge == 0:
         # Fewer keys than dim + 1, or weights on few, leave directions whose spread is rounding.
         cutoff = 100 * dim * torch.finfo(covariance.dtype).eps * size[..., 0].detach()
-        inverse = torch.linalg.pinv(covariance, atol=cutoff, hermitian=True)
+        inverse: Tensor = torch.linalg.pinv(covariance, atol=cutoff, hermitian=True)
         return (inverse @ wanted[..., None])[..., 0]
     eye = torch.eye(dim, dtype=covariance.dtype, device=covariance.device)
     solved: Tensor = torch.linalg.solve(covariance + ridge * eye, wanted[..., None])

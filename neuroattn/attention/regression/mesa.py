@@ -194,7 +194,8 @@ def _woodbury(
     factor = torch.linalg.cholesky(inner + _eye(inner))
     crossed = torch.linalg.solve_triangular(factor, key @ of_queries, upper=False).triu()
     missed = torch.linalg.solve_triangular(factor, value - of_keys.mT @ memory, upper=False)
-    return (of_queries.mT @ memory + crossed.mT @ missed).to(dtype)
+    read: Tensor = of_queries.mT @ memory + crossed.mT @ missed
+    return read.to(dtype)
 
 
 def _solved(

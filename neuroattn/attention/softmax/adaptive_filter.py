@@ -98,7 +98,7 @@ def _times(
     counted = torch.arange(min(0, keys - queries), keys, dtype=like.dtype, device=like.device)
     asked = counted[len(counted) - queries :] if asked is None else asked.to(like.dtype)
     told = counted[len(counted) - keys :] if told is None else told.to(like.dtype)
-    asked, told = (each.reshape(-1, 1, each.shape[-1]) for each in (asked, told))
+    asked, told = (each[None, None] if each.ndim == 1 else each[:, None] for each in (asked, told))
     return asked, told, (asked[..., None] - told[..., None, :]).abs()
 
 

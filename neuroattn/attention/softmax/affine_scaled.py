@@ -102,7 +102,7 @@ def _visible_sum(
 ) -> tuple[Tensor, Tensor]:
     """Return the sum (batch, heads, queries or 1, value_dim) and number of the visible values."""
     queries, keys = query.shape[-2], value.shape[-2]
-    if mask is not None and mask.shape[-2] > 1:
+    if mask is not None and mask.shape[-2] != 1:
         seen = allowed(queries, keys, causal, mask, value.device)
         weights = mask.to(value) if seen is None else seen.to(value)
         weights = weights.expand(*weights.shape[:-1], keys)
@@ -122,8 +122,9 @@ def _visible_sum(
 class Gain(Learned):
     """The gain of each query and head, and its running mean over training.
 
-    The mean of a training step counts from the next step on: all reads of a step, also those
-    that are recomputed in the backward pass, use the same average.
+    The mean of the reads of some projected tokens counts from the next projection on, so that all
+    reads of them, also those that are recomputed in the backward pass, use the same average. It
+    moves once a training step where a step projects once.
 
     Parameters
     ----------
@@ -156,7 +157,7 @@ class Gain(Learned):
     reads: Tensor
 
     def of_tokens(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Return ``gain_average`` (heads), with the reads of the training step before."""
+        """Return ``gain_average`` (heads), with the reads since the last call in training."""
         if self.training:
             with torch.no_grad():
                 step = (1 - KEPT) * self.reads.clamp(max=1)

@@ -119,7 +119,7 @@ class Alignment(Learned):
 
 SOFTMAX = (
     Run("parallel", "sdpa", fused_softmax, half=True),
-    Run("parallel", "reference", softmax_attention, half=True),
+    Run("parallel", "reference", softmax_attention),
 )
 PAPER = (
     "Hosseini & Hosseini (2024), You need to pay better attention: rethinking the mathematics of "

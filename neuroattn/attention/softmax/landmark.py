@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 import torch
@@ -139,8 +140,8 @@ def retrieved_landmark(
     """
     named: dict[str, Any] = {"block_size": block_size, "landmarks": landmarks}
     named |= {"landmark_key": landmark_key, "top": top}
-    by_row = mask is not None and mask.shape[-2] > 1
-    if top is None or by_row or landmarks == "log-sum-exp":
+    by_row = mask is not None and mask.shape[-2] != 1
+    if top is None or by_row or landmarks == "log-sum-exp" or not key.shape[-2]:
         common: dict[str, Any] = {"causal": causal, "mask": mask, "scale": scale}
         return landmark_attention(query, key, value, **common, **named)
     query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -277,7 +278,7 @@ register(
         r"\sum_{C \ne B(i)} e^{g_{iC}}",
         runs=(
             Run("parallel", "reference", landmark_attention, avoids=_small),
-            Run("chunked", "reference", retrieved_landmark),
+            Run("chunked", "reference", retrieved_landmark, order=nan),
         ),
         weights=landmark_weights,
         parameters={

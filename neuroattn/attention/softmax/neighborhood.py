@@ -184,9 +184,9 @@ register(
         r"\lfloor w_a / 2 \rfloor, 0, n_a - w_a)",
         runs=(
             Run("parallel", "sdpa", fused_neighborhood, half=True, avoids=_sparse),
-            Run("parallel", "reference", neighborhood_attention, half=True, avoids=_sparse),
-            Run("parallel", "flex", flex_neighborhood, half=True, avoids=_on_cpu),
-            Run("chunked", "reference", gathered_neighborhood),
+            Run("parallel", "reference", neighborhood_attention, avoids=_sparse),
+            Run("parallel", "flex", flex_neighborhood, half=True, avoids=_on_cpu, order=1.0),
+            Run("chunked", "reference", gathered_neighborhood, order=1.0),
         ),
         weights=neighborhood_weights,
         parameters=_PARAMETERS,

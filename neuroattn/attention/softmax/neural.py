@@ -99,7 +99,7 @@ def chunked_neural(
         return neural_attention(part, key, value, mask=visible, scale=scale, **network)
 
     parts = []
-    for start in range(0, query.shape[-2], chunk_size):
+    for start in range(0, max(query.shape[-2], 1), chunk_size):
         rows = slice(start, start + chunk_size)
         visible = None if seen is None else seen[..., rows, :]
         part = query[:, :, rows]

@@ -41,6 +41,8 @@ def sink_weights(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     logits = (query * scale) @ key.transpose(-1, -2)
     sink = torch.as_tensor(sink_logit, dtype=logits.dtype, device=logits.device)
+    # An infinite logit would be subtracted from itself.
+    sink = sink.clamp(max=torch.finfo(logits.dtype).max)
     sink = sink.expand(*logits.shape[:-1], 1)
     logits = torch.cat([sink, logits], dim=-1)
     seen = allowed(query.shape[-2], key.shape[-2], causal, mask, query.device)
@@ -83,8 +85,9 @@ def fused_sink(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     dim, value_dim = query.shape[-1], value.shape[-1]
     sink = torch.as_tensor(sink_logit, dtype=query.dtype, device=query.device)
-    # -inf would meet zeros; half of the lowest number leaves room for the differences.
-    sink = sink.clamp(min=torch.finfo(query.dtype).min / 2)
+    # Infinity would meet zeros; half of the range leaves room for the differences.
+    most = torch.finfo(query.dtype).max / 2
+    sink = sink.clamp(-most, most)
     query = torch.cat([query * scale, sink.expand(*query.shape[:-1], 1)], dim=-1)
     nobody = F.one_hot(torch.tensor(dim, device=key.device), dim + 1).to(key.dtype)
     key = torch.cat([nobody.expand(*key.shape[:2], 1, -1), F.pad(key, (0, 1))], dim=-2)
@@ -96,7 +99,7 @@ def fused_sink(
         # A query of the sink's own keeps the diagonal where it was.
         query = F.pad(query, (0, 0, 1, 0))
     if mask is not None:
-        rows = int(causal and mask.shape[-2] > 1)
+        rows = int(causal and mask.shape[-2] != 1)
         mask = F.pad(mask.expand(-1, -1, -1, key.shape[-2] - 1), (1, 0, rows, 0), value=True)
     read = fused_softmax(query, key, value, causal=causal, mask=mask, scale=1.0)
     return read[:, :, int(causal) :, :value_dim]
@@ -166,7 +169,7 @@ register(
         weights=sink_weights,
         parameters={
             "sink_logit": number(
-                "logit of a key whose value is zero; -inf gives the softmax",
+                "logit of a key whose value is zero; -inf gives the softmax, inf nothing",
                 0.0,
                 axes=(("batch", "heads", "queries", 1),),
             )

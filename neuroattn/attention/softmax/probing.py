@@ -81,7 +81,7 @@ register(
         r" v_j^h",
         runs=(
             Run("parallel", "sdpa", fused_probing, half=True),
-            Run("parallel", "reference", probing_attention, half=True),
+            Run("parallel", "reference", probing_attention),
         ),
         weights=probing_weights,
         scale="(dim / heads)^(-1/2), dim the width of the whole tokens",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 import torch
@@ -203,7 +204,7 @@ register(
         r"\cos(\mu_c, q)\}",
         runs=(
             Run("parallel", "reference", routing_attention, avoids=_small),
-            Run("chunked", "reference", gathered_routing),
+            Run("chunked", "reference", gathered_routing, order=nan),
         ),
         weights=routing_weights,
         parameters={
@@ -221,7 +222,7 @@ register(
         options={
             "clusters": integer("centroids a head", 8, 1),
             "momentum": number("of a centroid, what an update keeps", 0.999, 0, 1),
-            "seed": integer("of the centroids' start", 0, 0),
+            "seed": integer("of the centroids' start", 0, 0, 2**63 - 1),
         },
         cost="k clusters of w tokens: time O(n k d + k w² d), which is O(n^1.5 d) at k = √n; "
         "memory O(n k + k w² + k w d)",

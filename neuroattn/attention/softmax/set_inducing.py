@@ -71,6 +71,8 @@ def set_attention(
             f"set_inducing adds what is read to the query; value_dim={value.shape[-1]} must be "
             f"dim={dim}."
         )
+    if not key.shape[-2]:
+        return torch.zeros_like(query)
     scale = (heads * dim) ** -0.5 if scale is None else scale
     tokens = key, value
     seen = mask

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import minimize
 
 from neuroattn.attention import MultiheadAttention, attend
-from neuroattn.attention.linear.miras import mirrored
+from neuroattn.attention.linear.mirror import mirrored
 from tests.attention.contract import Example
 from tests.tolerances import TOLERANCE
 

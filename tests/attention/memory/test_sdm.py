@@ -192,7 +192,7 @@ def test_the_kernel_is_positive_semi_definite():
 
 
 def test_a_bit_is_set_above_zero_and_the_default_radius_is_a_quarter():
-    # Catches zero taken for a set bit.
+    # Catches zero taken for a set bit, and a third or a rounded quarter.
     key = torch.tensor([[0.0, 1, 0, 2, 1, -3, 0, 0]]).double()[None, None]
     query = torch.tensor([[-1.0, 1, -2, 5, 0.1, 0, -9, 0]]).double()[None, None]
     assert weights("sdm", query, key, radius=0, normalize=False).item() == 2**-8
@@ -201,6 +201,8 @@ def test_a_bit_is_set_above_zero_and_the_default_radius_is_a_quarter():
     # Three bits differ: two balls of radius 2 share I(3) = 0 + ... corners.
     assert weights("sdm", query, key, normalize=False).item() == circle_table(8, 2)[3] / 2**8
     assert circle_table(8, 2)[3] > 0
+    wide = torch.ones(1, 1, 1, 15).double()
+    assert weights("sdm", wide, wide, normalize=False).item() == circle_table(15, 3)[0] / 2**15
 
 
 def test_only_values_have_gradients():

@@ -150,7 +150,7 @@ def test_logits_of_a_thousand_are_exact(backend, dtype):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_sink_leads_from_softmax_to_softmax_one_to_nothing(backend, causal):
-    # Law: -inf is softmax, 0 softmax_one, +1000 nothing; also with a mask and a temperature.
+    # Law: -inf is softmax, 0 softmax_one, +1000 and +inf nothing; also with a mask and a temperature.
     inputs = tensors(5, 7)
     mask = normal(5, 7, seed=2) > -0.5
     mask[3] = False
@@ -161,6 +161,9 @@ def test_the_sink_leads_from_softmax_to_softmax_one_to_nothing(backend, causal):
     read = attend("sink", *inputs, sink_logit=0.0, **ways)
     torch.testing.assert_close(read, attend("softmax_one", *inputs, **ways), **EXACT)
     assert (attend("sink", *inputs, sink_logit=1000.0, **ways).abs() < 1e-300).all()
+    assert (attend("sink", *inputs, sink_logit=math.inf, **ways) == 0).all()
+    half = [each.half() for each in inputs]
+    assert (attend("sink", *half, sink_logit=1e6, **ways) == 0).all()
 
 
 def test_the_matrix_sums_to_less_than_one_by_what_the_sink_takes():

@@ -17,6 +17,7 @@ ROWS = [
     (Axis(6, 3, 1, 2, False), ["012", "012", "234", "234", "345", "345"]),
     # With causal, the last of a group leads: the first of it sees fewer.
     (Axis(6, 3, 1, 2, True), ["0", "01", "12", "123", "34", "345"]),
+    (Axis(6, 3, 1, 3, True), ["0", "01", "012", "3", "34", "345"]),
 ]
 
 
