@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,22 @@ def decoding(name: str, lengths: tuple[int, ...]) -> dict[int, int]:
     return found
 
 
+def training(name: str, length: int = 4096) -> dict[str, float]:
+    """Return the processor time of a read and its backward pass, a loop over tokens and chunked."""
+    spec, found = get(name), {}
+    three, named = inputs(spec, length, DIM, 1, "cpu", torch.float32, seed=3)
+    leaves = [each.requires_grad_() for each in three]
+    for form in ("chunked", "recurrent"):
+        taken = []
+        for _ in range(3):
+            start = time.process_time()
+            read = attend(name, *leaves, causal=True, form=form, backend="reference", **named)
+            torch.autograd.grad(read.sum(), leaves)
+            taken.append(time.process_time() - start)
+        found[form] = statistics.median(taken)
+    return found
+
+
 def _cut(each: Any, length: int, start: int, stop: int) -> Any:
     """Return the tokens from start to stop of a named tensor that has one number a token."""
     if not isinstance(each, torch.Tensor):
@@ -162,7 +180,6 @@ def main() -> None:
             device=given.device,
             dtype=torch.bfloat16 if on_gpu else torch.float32,
             repeats=given.repeats,
-            limit_s=5.0,
             clock="wall" if on_gpu else "processor",
         ):
             rows.append(row)
@@ -173,6 +190,11 @@ def main() -> None:
         payload["overhead"] = overhead(given.repeats)
         found = 100 * (1 / payload["overhead"]["ratio"] - 1)
         held.append(Target("overhead of attend('softmax') at 1,024 tokens, %", found, most=3))
+        payload["training"] = {name: training(name) for name in CHUNKED}
+        for name, both in payload["training"].items():
+            ratio = both["recurrent"] / both["chunked"]
+            what = f"chunked {name} over its token loop at 4,096, forward and backward"
+            held.append(Target(what, ratio, least=10))
         payload["decoding"] = {
             name: decoding(name, (64, 1024, 4096)) for name in ("linear", "retention", "delta")
         }

@@ -22,6 +22,10 @@ from neuroattn.names import check_name
 
 #: How many of the longest lengths the slope is fitted to: overheads rule the shorter ones.
 FITTED = 4
+#: A form stops at the length at which one run took longer, and before the one at which it would
+#: hold more if it grew with the square of the length.
+LIMIT_S = 5.0
+LIMIT_BYTES = 6e9
 #: After so many seconds at one length a single run counts, beside the one for warming up.
 LONG_S = 10.0
 CLOCKS: dict[str, Callable[[], float]] = {
@@ -113,8 +117,6 @@ def measure(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     repeats: int = 3,
-    limit_s: float = 20.0,
-    limit_bytes: float = 6e9,
     memory: bool = True,
     clock: str = "wall",
     seed: int = 0,
@@ -137,11 +139,6 @@ def measure(
         Of the inputs.
     repeats : int
         Runs at each length after one for warming up; their median counts.
-    limit_s : float
-        A form stops at the length at which one run took longer than this.
-    limit_bytes : float
-        A form stops before the length at which it would hold more than this, if it grows with the
-        square of the length.
     memory : bool
         Whether to measure memory too.
     clock : {"wall", "processor"}
@@ -176,7 +173,7 @@ def measure(
         seconds: list[float] = []
         peaks: list[int] = []
         for length in sorted(lengths):
-            if peaks and peaks[-1] * (length / done[-1]) ** 2 > limit_bytes:
+            if peaks and peaks[-1] * (length / done[-1]) ** 2 > LIMIT_BYTES:
                 break
             drawn = inputs(spec, length, dim, heads, device, dtype, seed)
             took = _seconds(run, spec, *drawn, causal, repeats, CLOCKS[clock])
@@ -184,7 +181,7 @@ def measure(
             seconds.append(took)
             if memory:
                 peaks.append(_peak(run, spec, *drawn, causal))
-            if took > limit_s:
+            if took > LIMIT_S:
                 break
         yield Row(
             name=name,

@@ -38,10 +38,24 @@ def test_every_run_that_fits_is_measured_and_others_are_left_out():
     assert all(row.expected == 2.0 for row in rows)
 
 
-def test_a_form_stops_at_its_limit():
-    # Catches a token loop that holds up the whole table.
-    (row,) = bench.measure("softmax", (8, 16, 32), backend="reference", limit_s=0, repeats=1)
+def test_a_form_stops_at_its_limits(monkeypatch):
+    # Catches a token loop that holds up the whole table, and a matrix that fills the machine.
+    monkeypatch.setattr(bench, "LIMIT_BYTES", 1.5 * 5 * 64 * 64 * 4)
+    (row,) = bench.measure("softmax", (32, 64, 128), backend="reference", repeats=1)
+    assert row.lengths == (32, 64)
+    monkeypatch.setattr(bench, "LIMIT_S", 0)
+    (row,) = bench.measure("softmax", (8, 16, 32), backend="reference", repeats=1)
     assert row.lengths == (8,)
+
+
+def test_the_processor_clock_does_not_count_what_others_do(monkeypatch):
+    # Catches a slope that tells of the machine's load.
+    clocks = iter(range(100))
+    monkeypatch.setitem(bench.CLOCKS, "processor", lambda: float(next(clocks)))
+    (row,) = bench.measure(
+        "softmax", (8,), backend="reference", repeats=2, clock="processor", memory=False
+    )
+    assert row.seconds == (1.0,)
 
 
 def test_inputs_are_what_a_fresh_block_makes():

@@ -101,8 +101,9 @@ def test_a_sequence_can_be_split_anywhere(name, example):
                     close(end[entry], value, EXACT, f"{entry} of {run.form} split at {cut}")
                 for found, wanted in zip(gradients(joined, call.leaves), slopes, strict=True):
                     close(found, wanted, EXACT, f"gradient of {run.form} split at {cut}")
-                unread, _ = read(spec, second, causal=False, initial_state=state, **ways)
-                if False in spec.causal:
+                # Where queries compete, what all of them read at once is not the end of a stream.
+                if False in spec.causal and spec.queries_apart:
+                    unread, _ = read(spec, second, causal=False, initial_state=state, **ways)
                     close(unread[:, :, -1], whole[:, :, -1], EXACT, f"last read of {run.form}")
 
 

@@ -245,6 +245,7 @@ register(
         },
         mask="keys",
         scale="1, on the query before its sigmoid",
+        queries_apart=False,
         cost="time O((m + n) d v), state d v + 4 d + 3; chunked O(n C (d + v) + n d v); parallel "
         "O(m n). Causal sums over sources and sinks run up to the token itself; of fewer queries "
         "than keys, the early ones that are missing count as zeros",
@@ -270,7 +271,7 @@ register(
             "I, O": "incoming and outgoing flow",
             "Î, Ô": "conserved flows",
             "φ": "sigmoid",
-            "n, m": "L queries, S keys",
+            "n, m": "m queries, n keys",
         },
     )
 )

@@ -58,8 +58,8 @@ def solve_rows(
 def _product(share: Tensor, key: Tensor, mean: Tensor, ridge: float) -> Linear:
     def multiply(rows: Tensor) -> Tensor:
         along = rows @ key.transpose(-1, -2) - (rows * mean).sum(-1, keepdim=True)
-        weighted = share * along
-        return weighted @ key - weighted.sum(-1, keepdim=True) * mean + ridge * rows
+        # The weights of ``along`` sum to nothing: the mean need not be taken off the keys again.
+        return (share * along) @ key + ridge * rows
 
     return multiply
 

@@ -156,6 +156,7 @@ def test_a_scale_multiplies_the_read_and_weights_follow():
     for form in FORMS:
         scaled = attend("mesa", query, key, value, scale=0.5, form=form)
         torch.testing.assert_close(scaled, 0.5 * plain, **EXACT)
+        assert (attend("mesa", query, key, value, scale=0.0, form=form) == 0).all()
     torch.testing.assert_close(weights("mesa", query, key, scale=0.5) @ value, 0.5 * plain, **EXACT)
 
 

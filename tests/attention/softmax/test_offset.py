@@ -150,7 +150,7 @@ def test_logits_of_a_thousand_are_exact(backend, dtype):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_sink_leads_from_softmax_to_softmax_one_to_nothing(backend, causal):
-    # Law: -inf is softmax, 0 softmax_one, +1000 and +inf nothing; also with a mask and a temperature.
+    # Law: -inf is softmax, 0 softmax_one, 1000 and inf nothing; with a mask and a temperature.
     inputs = tensors(5, 7)
     mask = normal(5, 7, seed=2) > -0.5
     mask[3] = False
