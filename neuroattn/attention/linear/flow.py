@@ -271,7 +271,7 @@ register(
             "I, O": "incoming and outgoing flow",
             "Î, Ô": "conserved flows",
             "φ": "sigmoid",
-            "n, m": "m queries, n keys",
+            "L, S": "queries, keys",
         },
     )
 )
