@@ -137,16 +137,19 @@ def _cut(each: Any, length: int, start: int, stop: int) -> Any:
     return each
 
 
-def targets(rows: list[Row], longest: int) -> list[Target]:
-    """Return what is held of the slopes, of memory and of chunked forms."""
+def targets(rows: list[Row], shortest: int = 2048) -> list[Target]:
+    """Return what is held of the slopes, of memory and of chunked forms.
+
+    A slope is held where a form came as far as ``shortest``.
+    """
     found = []
     for row in rows:
         label = f"{row.name} {row.form}/{row.backend}"
-        if len(row.lengths) >= 4 and max(row.lengths) >= longest:
+        if len(row.lengths) >= 4 and max(row.lengths) >= shortest:
             held = {"least": row.expected - TOLERANCE, "most": row.expected + TOLERANCE}
             if row.expected in (1.0, 2.0):
                 found.append(Target(f"slope of time, {label}", row.slope, **held))
-        if row.name == "memory_efficient":
+        if (row.name, row.form) == ("memory_efficient", "chunked"):
             found.append(Target(f"slope of memory, {label}", row.memory_slope, most=1.1))
     by_form = {(row.name, row.form): row for row in rows if row.backend == "reference"}
     for name in CHUNKED:
@@ -184,7 +187,7 @@ def main() -> None:
         ):
             rows.append(row)
             print(f"{row.name} {row.form}/{row.backend}: slope {row.slope:.2f}", flush=True)
-    held = targets(rows, max(LENGTHS))
+    held = targets(rows)
     payload: dict[str, Any] = {"dim": DIM, "heads": 1, "agreement": checks}
     if not given.names and not on_gpu:
         payload["overhead"] = overhead(given.repeats)

@@ -22,6 +22,8 @@ from neuroattn.names import check_name
 
 #: How many of the longest lengths the slope is fitted to: overheads rule the shorter ones.
 FITTED = 4
+#: What a mechanism needs beside its defaults at the widths that are measured.
+PARAMETERS: dict[str, dict[str, Any]] = {"sdm": {"neurons": 1024}}
 #: A form stops at the length at which one run took longer, and before the one at which it would
 #: hold more if it grew with the square of the length.
 LIMIT_S = 5.0
@@ -102,6 +104,7 @@ def inputs(
             return each.clone().to(device, dtype if each.is_floating_point() else None)
         return each
 
+    named = {**named, **PARAMETERS.get(spec.name, {})}
     three = [moved(each.contiguous()) for each in (query, read.key, read.value)]
     return three, {name: moved(each) for name, each in named.items()}
 
@@ -206,6 +209,7 @@ def _refused(
     spec: Mechanism, run: Run, length: int, dim: int, device: str, dtype: torch.dtype
 ) -> str:
     defaults = {name: each.default for name, each in spec.parameters.items()}
+    defaults |= PARAMETERS.get(spec.name, {})
     request = Request(
         device=device,
         dtype=dtype,

@@ -113,7 +113,10 @@ class MultiheadAttention(nn.Module):
             self.value = nn.Linear(token_dim, dim)
         self.whole_key = spec.whole_key
         if spec.module is not None:
-            self.learned = spec.module(dim, heads, token_dim, **options)
+            learned = spec.module(dim, heads, token_dim, **options)
+            # What the caller gave whole would be weights without a gradient.
+            if not _names(learned, dim, token_dim) <= set(self.parameters_of_mechanism):
+                self.learned = learned
         self._initialise(initialisation)
 
     query: nn.Linear | None
@@ -130,10 +133,15 @@ class MultiheadAttention(nn.Module):
         if isinstance(self.output, nn.Linear):
             nn.init.zeros_(self.output.bias)
         if initialisation == "mimetic":
+            if self.whole_key or None in (self.query, self.key, self.value):
+                raise InputError(
+                    f"initialisation='mimetic' sets projections of query, key, value and output; "
+                    f"attention={self.mechanism!r} has others. Use initialisation='xavier'."
+                )
             layers = (self.query, self.key, self.value, self.output)
             mimetic(*layers, heads=self.heads)
 
-    def forward(self, queries: Tensor, tokens: Projected) -> Tensor:
+    def forward(self, queries: Tensor, tokens: Projected, mask: Tensor | None = None) -> Tensor:
         """Read the projected tokens.
 
         Parameters
@@ -142,6 +150,8 @@ class MultiheadAttention(nn.Module):
             (batch, queries, dim); a batch of 1 is read by every image.
         tokens : Projected
             From :meth:`project`.
+        mask : Tensor of bool, optional
+            Broadcastable to (batch, heads, queries, tokens), True where attention is allowed.
 
         Returns
         -------
@@ -151,7 +161,9 @@ class MultiheadAttention(nn.Module):
         query, named = self._asked(queries, tokens)
         if self.training and self.learned is not None:
             self.learned.observe(query.detach(), tokens.key.detach())
-        read = attend(self.mechanism, query, tokens.key, tokens.value, causal=self.causal, **named)
+        read = attend(
+            self.mechanism, query, tokens.key, tokens.value, causal=self.causal, mask=mask, **named
+        )
         merged: Tensor = self.output(read.transpose(1, 2).flatten(2))
         return merged
 
@@ -186,7 +198,7 @@ class MultiheadAttention(nn.Module):
         split = (
             keys[:, None].expand(-1, self.heads, -1, -1) if self.whole_key else self._heads(keys)
         )
-        return Projected(split, self._heads(values), named)
+        return Projected(_in_autocast(split), _in_autocast(self._heads(values)), named)
 
     def maps(self, queries: Tensor, tokens: Projected) -> Tensor:
         """Return the explicit weights (batch, heads, queries, tokens).
@@ -204,11 +216,27 @@ class MultiheadAttention(nn.Module):
         of_queries = {} if self.learned is None else self.learned.of_queries(queries)
         query = self._heads(queries if self.query is None else self.query(queries))
         named = {**tokens.named, **of_queries, **self.parameters_of_mechanism}
-        return query.expand(tokens.key.shape[0], -1, -1, -1), named
+        return _in_autocast(query).expand(tokens.key.shape[0], -1, -1, -1), named
 
     def _heads(self, projected: Tensor) -> Tensor:
         split: Tensor = projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return split
+
+
+@torch.no_grad()
+def _names(learned: Learned, dim: int, token_dim: int) -> set[str]:
+    """Return the names of what a module gives."""
+    learned.eval()
+    names = {*learned.of_tokens(torch.zeros(1, 1, token_dim))}
+    names |= {*learned.of_queries(torch.zeros(1, 1, dim))}
+    learned.train()
+    return names
+
+
+def _in_autocast(each: Tensor) -> Tensor:
+    """Return what was not projected in the dtype of what was."""
+    kind = each.device.type
+    return each.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else each
 
 
 def _sorted_parameters(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
 import torch
@@ -173,9 +174,7 @@ def attend(
     _check_shapes(query, key, value)
     mask = _checked_mask(spec, mask, query, key)
     filled = _filled(spec, parameters, query, key, value)
-    if causal not in spec.causal:
-        without = "no causal form" if causal else "a causal form only"
-        raise InputError(f"attention={name!r} has {without}; set causal={not causal}.")
+    _check_causal_and_scale(spec, causal, scale)
     if not spec.cross and query.shape[-2] != key.shape[-2]:
         raise InputError(
             f"attention={name!r} reads its own tokens; {query.shape[-2]} queries and "
@@ -223,12 +222,11 @@ def weights(
     filled = _filled(spec, parameters, query, key, key)
     if spec.weights is None:
         raise InputError(f"attention={name!r} has no explicit matrix of weights.")
-    if causal not in spec.causal:
-        without = "no causal form" if causal else "a causal form only"
-        raise InputError(f"attention={name!r} has {without}; set causal={not causal}.")
+    _check_causal_and_scale(spec, causal, scale)
     low = query.dtype
     if low.itemsize == 2:
-        query, key, filled = query.float(), key.float(), _in_float32(filled)
+        query, key = query.float(), key.float()
+    filled = _cast(filled, query.dtype)
     found = spec.weights(query, key, causal=causal, mask=mask, scale=scale, **filled)
     return found.to(low)
 
@@ -256,7 +254,8 @@ def choose(spec: Mechanism, request: Request, form: str, backend: str) -> tuple[
         raise InputError(
             f"attention={spec.name!r} has no form={form!r} on backend={backend!r}; it has {pairs}."
         )
-    passed, second = [], None
+    passed: list[str] = []
+    second: tuple[Run, int, str] | None = None
     for run in fits:
         label = f"{run.form}/{run.backend}"
         why = _refusal(spec, run, request)
@@ -264,13 +263,17 @@ def choose(spec: Mechanism, request: Request, form: str, backend: str) -> tuple[
             passed.append(f"{label}: {why}")
             continue
         avoided = run.avoids(request)
+        if avoided and second is None:
+            second = run, len(passed), avoided
         if avoided:
             passed.append(f"{label}: {avoided}")
-            second = second or run
             continue
         return run, _plan(run, passed, form, backend)
     if second is not None:
-        return second, _plan(second, passed, form, backend)
+        run, place, avoided = second
+        del passed[place]
+        plan = _plan(run, passed, form, backend)
+        return run, replace(plan, reason=f"{plan.reason}; although {avoided}")
     kind = MissingExtraError if all(missing(run.backend) for run in fits) else InputError
     raise kind(f"attention={spec.name!r} cannot run here: {'; '.join(passed)}.")
 
@@ -300,7 +303,7 @@ def _call(
     dtype = query.dtype
     if dtype.itemsize == 2 and not run.half:
         query, key, value = query.float(), key.float(), value.float()
-        parameters = _in_float32(parameters)
+    parameters = _cast(parameters, query.dtype)
     if not run.stateful:
         return run.function(query, key, value, **common, **parameters).to(dtype), {}
     queries, keys = query.shape[-2], key.shape[-2]
@@ -308,19 +311,55 @@ def _call(
     if common["causal"]:
         # One query a token: those before the first read nothing, absent ones are made up.
         query = F.pad(query[:, :, early:], (0, 0, max(0, keys - queries), 0))
-    output, state = run.function(
-        query, key, value, **common, initial_state=initial_state, **parameters
-    )
+    before = None if initial_state is None else _checked_state(initial_state, query)
+    try:
+        output, state = run.function(
+            query, key, value, **common, initial_state=before, **parameters
+        )
+    except KeyError as error:
+        if initial_state is None or error.args[0] in initial_state:
+            raise
+        raise InputError(
+            f"initial_state lacks {error}; it has {sorted(initial_state)}. It must be what "
+            "return_state=True gave for the same mechanism."
+        ) from error
     if common["causal"]:
         output = F.pad(output[:, :, max(0, keys - queries) :], (0, 0, early, 0))
     return output.to(dtype), state
 
 
-def _in_float32(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_state(state: State, query: Tensor) -> State:
+    for name, each in state.items():
+        if isinstance(each, Tensor) and each.ndim == 0:
+            continue  # a count that all heads share
+        if not isinstance(each, Tensor) or each.shape[:2] != query.shape[:2]:
+            found = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
+            raise InputError(
+                f"initial_state's {name} is {found}; needed is a tensor that begins with (batch, "
+                f"heads) = {tuple(query.shape[:2])}, as return_state=True gave it."
+            )
+    return state
+
+
+def _check_causal_and_scale(spec: Mechanism, causal: bool, scale: float | None) -> None:
+    if not isinstance(causal, bool):
+        raise InputError(f"causal={causal!r} must be True or False.")
+    if causal not in spec.causal:
+        without = "no causal form" if causal else "a causal form only"
+        raise InputError(f"attention={spec.name!r} has {without}; set causal={not causal}.")
+    if scale is None:
+        return
+    if not spec.scale:
+        raise InputError(f"attention={spec.name!r} has no scale; leave scale={scale!r} out.")
+    number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not number or not math.isfinite(scale):
+        raise InputError(f"scale={scale!r} must be a finite number, or None for the default.")
+
+
+def _cast(parameters: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Return the parameters, numbers in tensors in the dtype of the computation."""
     return {
-        name: each.float()
-        if isinstance(each, Tensor) and each.is_floating_point() and each.dtype.itemsize == 2
-        else each
+        name: each.to(dtype) if isinstance(each, Tensor) and each.is_floating_point() else each
         for name, each in parameters.items()
     }
 

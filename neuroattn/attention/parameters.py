@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from neuroattn.errors import InputError
@@ -113,7 +114,9 @@ class Parameter:
 
     def _is_number(self, value: Any) -> bool:
         kinds = {"integer": (int,), "number": (int, float)}.get(self.kind, ())
-        if isinstance(value, bool) or not isinstance(value, kinds) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            return False
+        if isinstance(value, float) and math.isnan(value):
             return False
         open_low, open_high = (self.exclude in (side, "both") for side in ("low", "high"))
         above = self.low is None or value > self.low or (value == self.low and not open_low)
@@ -121,6 +124,11 @@ class Parameter:
         return above and below
 
     def _check_tensor(self, owner: str, name: str, value: Tensor, sizes: dict[str, int]) -> None:
+        if value.dtype == torch.bool or value.is_complex():
+            raise InputError(
+                f"{owner}'s {name} is a tensor of {value.dtype}, allowed are numbers: "
+                f"{self.allowed}. What may be seen is said by `mask`."
+            )
         for shape in self.axes:
             found = dict(sizes)
             if len(shape) == value.ndim and all(

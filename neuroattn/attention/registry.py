@@ -225,6 +225,8 @@ def get(name: str) -> Mechanism:
         If no mechanism has that name; the message lists those that exist and the closest.
     """
     known = _loaded()
+    if not isinstance(name, str):
+        raise InputError(f"attention={name!r} must be the name of a mechanism.")
     return known[name] if name in known else known[check_name("attention", name, known)]
 
 

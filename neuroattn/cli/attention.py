@@ -7,10 +7,14 @@ import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neuroattn.cli.results import PlainParser
 from neuroattn.errors import InputError
 from neuroattn.names import check_name
+
+if TYPE_CHECKING:
+    from neuroattn.attention import Mechanism
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
 
@@ -75,6 +79,11 @@ def _show(given: argparse.Namespace) -> None:
         )
 
 
+def _fits(spec: Mechanism, form: str, backend: str) -> bool:
+    """Say whether a mechanism has a form on a backend."""
+    return any(form in ("auto", run.form) and backend in ("auto", run.backend) for run in spec.runs)
+
+
 def _bench(given: argparse.Namespace) -> None:
     # Torch's profiler would announce every start and stop.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -102,6 +111,8 @@ def _bench(given: argparse.Namespace) -> None:
     rows = []
     progress = Console(stderr=True)
     quiet = not progress.is_terminal
+    if not given.names:
+        names = [name for name in names if _fits(get(name), given.form, given.backend)]
     for name in track(names, "measuring", console=progress, transient=True, disable=quiet):
         for row in measure(
             name,

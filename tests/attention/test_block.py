@@ -108,6 +108,46 @@ def test_parameters_of_the_mechanism_reach_it():
     )
 
 
+def test_a_mask_of_padding_hides_tokens():
+    # Catches padded tokens that are read.
+    ours, tokens, queries = block(), drawn(2, TOKENS, DIM), drawn(2, QUERIES, DIM, seed=4)
+    mask = torch.ones(2, 1, 1, TOKENS, dtype=torch.bool)
+    mask[1, ..., 4:] = False
+    found = ours(queries, ours.project(tokens), mask)
+    short = ours(queries[1:], ours.project(tokens[1:, :4]))
+    torch.testing.assert_close(found[1:], short, **TOLERANCE["float64"])
+    whole = ours(queries, ours.project(tokens))
+    torch.testing.assert_close(found[:1], whole[:1], **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("name", ["softmax", "economical", "probing", "mega", "delta", "gated"])
+def test_blocks_run_in_mixed_precision(name):
+    # Catches tokens that were not projected and stay in float32.
+    with torch.random.fork_rng(devices=[]):
+        made = MultiheadAttention(DIM, 1, mechanism=name)
+    tokens = drawn(2, TOKENS, DIM).float()
+    exact = made(tokens, made.project(tokens))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = made(tokens, made.project(tokens))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), exact, rtol=0.1, atol=0.1)
+
+
+def test_what_is_given_is_not_built():
+    # Catches weights without a gradient, on which distributed training stops.
+    assert block(mechanism="delta").learned is not None
+    assert block(mechanism="delta", parameters={"beta": 0.5}).learned is None
+    assert block(mechanism="gated_delta", parameters={"beta": 0.5}).learned is not None
+    fixed = {"beta": 0.5, "alpha": 0.9}
+    assert block(mechanism="gated_delta", parameters=fixed).learned is None
+
+
+@pytest.mark.parametrize("name", ["economical", "probing"])
+def test_a_mimetic_start_needs_all_projections(name):
+    with pytest.raises(InputError, match=f"attention='{name}' has others"):
+        MultiheadAttention(DIM, 1, mechanism=name, initialisation="mimetic")
+
+
 @pytest.mark.parametrize("heads", [1, 3])
 def test_a_mimetic_start_has_the_products_it_promises(heads):
     # Catches factors written into the wrong layer, and products of the wrong sign.

@@ -192,3 +192,49 @@ def test_mechanisms_of_their_own_tokens_refuse_other_queries(total):
     register(dataclasses.replace(total, name="own", cross=False))
     with pytest.raises(InputError, match="3 queries and 4 keys came"):
         attend("own", drawn(1, 1, 3, 3), drawn(1, 1, 4, 3), drawn(1, 1, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"causal": "no"}, "causal='no' must be True or False"),
+        ({"causal": None}, "causal=None must be True or False"),
+        ({"scale": "2"}, "scale='2' must be a finite number"),
+        ({"scale": float("nan")}, "scale=nan must be a finite number"),
+        ({"gain": torch.ones(1, 1, 1, 1)}, "gain"),
+        ({"shift": torch.ones(1, 1, 1, 3) > 0}, r"shift is a tensor of torch.bool.*said by `mask`"),
+        ({"initial_state": {"total": torch.zeros(1, 1, 1, 3)}}, r"lacks 'sum'; it has \['total'\]"),
+        ({"initial_state": {"sum": torch.zeros(2, 1, 1, 3)}}, r"sum is \(2, 1, 1, 3\); needed"),
+        ({"initial_state": {"sum": 3.0}}, "sum is float; needed is a tensor"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused_by_name(total, given, message):
+    # Catches a mask that is added as a number, and a state of another mechanism.
+    value = drawn(1, 1, 4, 3)
+    with pytest.raises(InputError, match=message):
+        attend("total", value, value, value, **given)
+    with pytest.raises(InputError, match="attention=3 must be the name"):
+        attend(3, value, value, value)
+
+
+def test_a_mechanism_without_a_scale_takes_none(total):
+    register(dataclasses.replace(total, name="scaleless", scale=""))
+    value = drawn(1, 1, 4, 3)
+    with pytest.raises(InputError, match=r"'scaleless' has no scale; leave scale=2 out"):
+        attend("scaleless", value, value, value, scale=2)
+
+
+def test_a_run_that_is_passed_over_and_taken_is_not_said_to_be_refused(total, monkeypatch):
+    # Catches a plan that contradicts itself.
+    monkeypatch.setattr(backends, "_installed", lambda package: False)
+    large = drawn(1, 1, 8, 3)
+    _, plan = attend("total", large, large, large, form="parallel", explain=True)
+    assert plan.reason == "first that fits; although more than 6 keys"
+
+
+def test_parameters_follow_the_dtype_of_the_tensors(total):
+    # Catches an error from deep within, or an output in another dtype, for a gate in float64.
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        value = drawn(1, 1, 4, 3, dtype=torch.float64).to(dtype)
+        shift = drawn(1, 1, 1, 3, seed=1)
+        assert attend("total", value, value, value, shift=shift).dtype == dtype

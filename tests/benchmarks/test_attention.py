@@ -32,13 +32,13 @@ def test_agreement_finds_a_form_that_is_wrong(monkeypatch):
 def test_targets_judge_slopes_and_token_loops():
     # Catches a target that is met whatever was measured.
     good = [row("delta", "recurrent", 1.0, 20), row("delta", "chunked", 1.0)]
-    assert all(target.met for target in attention.targets(good, 16_384))
-    assert len(attention.targets(good, 16_384)) == 3
+    assert all(target.met for target in attention.targets(good))
+    assert len(attention.targets(good)) == 3
     slow = [row("delta", "recurrent", 1.0, 900), row("delta", "chunked", 1.3)]
-    assert [target.met for target in attention.targets(slow, 16_384)] == [True, False, True]
+    assert [target.met for target in attention.targets(slow)] == [True, False, True]
     assert attention.targets([row("delta", "chunked", 1.3)], 32_768) == []
     near = [row("delta", "recurrent", 1.0, 9), row("delta", "chunked", 1.0)]
-    assert [target.met for target in attention.targets(near, 16_384)] == [True, True, False]
+    assert [target.met for target in attention.targets(near)] == [True, True, False]
 
 
 def test_one_more_token_after_a_state_is_measured():

@@ -268,7 +268,7 @@ register(
     Mechanism(
         name="moneta",
         family="linear",
-        paper=_PAPER.format("section 5, Moneta, with a linear memory"),
+        paper=_PAPER.format("Moneta, with a linear memory"),
         summary="The delta rule with the p-th power of the error and a memory of bounded q-norm.",
         formula=r"A_t = \alpha_t A_{t-1} - \beta_t\, p\, k_t "
         r"(\operatorname{sign}(e_t) |e_t|^{p-1})^\top, \quad e_t = W_{t-1}^\top k_t - v_t, \quad "
@@ -278,8 +278,8 @@ register(
         parameters={
             **_GATES,
             "beta": number(
-                "write strength; the step grows with a power of the error, and above about 1 / "
-                "(p · error · √(dim · value_dim)) the memory grows without bound",
+                "write strength; the step grows with a power of the error and with the size of "
+                "the memory, which too large a strength lets grow without bound",
                 0.01,
                 0,
                 axes=_AXES,
@@ -317,7 +317,7 @@ register(
     Mechanism(
         name="yaad",
         family="linear",
-        paper=_PAPER.format("section 5, Yaad, with a linear memory"),
+        paper=_PAPER.format("Yaad, with a linear memory"),
         summary="The gated delta rule with a Huber loss: a surprising value moves no more than δ.",
         formula=r"W_t = \alpha_t W_{t-1} - \beta_t k_t\, h(e_t)^\top, \quad "
         r"e_t = W_{t-1}^\top k_t - v_t, \quad "
@@ -360,7 +360,7 @@ register(
     Mechanism(
         name="memora",
         family="linear",
-        paper=_PAPER.format("section 5, Memora, with a linear memory"),
+        paper=_PAPER.format("Memora, with a linear memory"),
         summary="Each value channel mixes the key channels, by weights of sum 1.",
         formula=r"W_t = \operatorname{softmax}_{\text{dim}}\bigl(\alpha_t \log W_{t-1} - "
         r"\beta_t k_t e_t^\top\bigr), \quad e_t = W_{t-1}^\top k_t - v_t, \quad "

@@ -64,9 +64,7 @@ def test_taylor_features_are_all_monomials_once():
 
 def test_a_taylor_map_of_too_many_features_is_refused_with_their_number():
     # Catches a state that fills the memory before anyone hears why.
-    with pytest.raises(
-        InputError, match=r"order=8 has 76904685 features at dim=32; at most 65536"
-    ):
+    with pytest.raises(InputError, match=r"order=8 has 76904685 features at dim=32; at most 65536"):
         attend("linear", *[torch.zeros(1, 1, 2, 32)] * 3, feature_map="taylor", order=8)
 
 
