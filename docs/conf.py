@@ -58,6 +58,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "tutorials",
     "filename_pattern": r"plot_",
+    "within_subsection_order": "FileNameSortKey",
     "image_scrapers": ("matplotlib", "returned_figures"),
     "ignore_repr_types": r"matplotlib\.",
     "download_all_examples": False,

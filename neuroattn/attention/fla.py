@@ -161,7 +161,10 @@ def ruled(rule: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor
         else:
             from fla.ops.delta_rule import chunk_delta_rule as kernel
 
-        memory = None if initial_state is None else initial_state["memory"]
+        memory = None
+        if initial_state is not None:
+            shape = (key.shape[-1], value.shape[-1])
+            (memory,) = started(initial_state, used, {"memory": shape})
         used, value = _hidden(mask, used.to(key), value)
         scale = 1.0 if scale is None else scale
         tensors = query, used, value, memory

@@ -154,9 +154,9 @@ def centred(
     Parameters
     ----------
     query, key, value, causal, chunk_size
-        As in :func:`summed`.
+        As in :func:`summed`; what is not written is 0 in ``key`` and ``value``.
     seen : Tensor of bool or None
-        (batch, heads, keys, 1), which keys are written.
+        (batch or 1, heads or 1, keys, 1), which keys are written.
     initial_state : dict of str to Tensor or None
         ``memory`` (features, width), ``key_mean``, ``value_mean`` and ``count`` of earlier tokens.
     around : bool
@@ -240,10 +240,7 @@ def _centred_by_blocks(
     counts = before + weight.cumsum(3)
     divisor = counts.clamp(min=1)
     key_sum, value_sum = apart.cumsum(3), rest.cumsum(3)
-    means = [
-        torch.where(counts > 0, at + total / divisor, 0.0)
-        for at, total in zip(origins, (key_sum, value_sum), strict=True)
-    ]
+    means = [at + total / divisor for at, total in zip(origins, (key_sum, value_sum), strict=True)]
     if around:
         query = query - means[0]
     ends = [each[:, :, :, -1] for each in (key_sum, value_sum, divisor)]

@@ -121,19 +121,23 @@ def _stateful(
     chunk_size: int,
     normalize: bool = False,
 ) -> tuple[Tensor, State]:
-    alpha, state = _alpha(decay, layer, layers, query), initial_state or {}
+    alpha, dim = _alpha(decay, layer, layers, query), key.shape[-1]
+    shapes: dict[str, tuple[int, ...]] = {"memory": (dim, value.shape[-1])}
+    if normalize:
+        shapes |= {"key_sum": (dim, 1), "extent": (1, 1)}
+    state = decayed.held(initial_state, key, shapes)
     seen = written(mask, key)
     key, value = decayed.hidden(seen, key, value)
     read = partial(engine, alpha=alpha, causal=causal, chunk_size=chunk_size)
-    output, memory = read(query, key, value, scale=scale, memory=state.get("memory"))
+    output, memory = read(query, key, value, scale=scale, memory=state["memory"])
     if not normalize:
         return output, {"memory": memory}
     ones = torch.ones_like(value[..., :1])
-    total, key_sum = read(query, key, ones, scale=scale, memory=state.get("key_sum"))
+    total, key_sum = read(query, key, ones, scale=scale, memory=state["key_sum"])
     # What is left of every written token: a read of ones with ones.
     (present,) = decayed.hidden(seen, ones)
     asked = torch.ones_like(query[..., :1])
-    extent, size = read(asked, present, ones, scale=1.0, memory=state.get("extent"))
+    extent, size = read(asked, present, ones, scale=1.0, memory=state["extent"])
     root = extent.masked_fill(extent == 0, 1.0).sqrt()
     output = output / root / (total / root).abs().clamp(min=1.0)
     return output, {"memory": memory, "key_sum": key_sum, "extent": size}

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from neuroattn.attention.registry import Request
+from neuroattn.attention.linear.accumulate import started
+from neuroattn.attention.registry import Request, State
 
 #: ``engine(query, key, value, alpha, *, scale, causal, memory, chunk_size)`` to output and memory.
 Engine = Callable[..., tuple[Tensor, Tensor]]
@@ -224,6 +225,31 @@ def empty(key: Tensor, value: Tensor) -> Tensor:
     dtype = torch.float32 if value.dtype.itemsize == 2 else value.dtype
     shape = (*key.shape[:2], key.shape[-1], value.shape[-1])
     return torch.zeros(shape, dtype=dtype, device=key.device)
+
+
+def held(
+    initial_state: State | None, key: Tensor, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, Tensor | None]:
+    """Return the entries of a state by name, None where nothing was read before.
+
+    Parameters
+    ----------
+    initial_state : dict of str to Tensor or None
+        What an earlier call returned; half-precision keys have a state in float32.
+    key : Tensor
+        (batch, heads, keys, dim)
+    shapes : dict of str to tuple of int
+        Names of the entries and their axes after batch and heads.
+
+    Raises
+    ------
+    InputError
+        If an entry is missing or has another shape.
+    """
+    if initial_state is None:
+        return dict.fromkeys(shapes)
+    entries = started(initial_state, empty(key[..., :0], key), shapes)
+    return dict(zip(shapes, entries, strict=True))
 
 
 def empty_read(query: Tensor, value: Tensor) -> Tensor:

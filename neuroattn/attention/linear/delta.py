@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from neuroattn.attention import fla
 from neuroattn.attention.learned import Learned
+from neuroattn.attention.linear.accumulate import started
 from neuroattn.attention.linear.delta_engine import (
     CHUNK_SIZE,
     Gates,
     chunked,
     diagonal,
-    empty_memory,
     explicit,
     few_tokens,
     per_token,
@@ -91,7 +91,8 @@ def runs_of(rule: Rule) -> tuple[Run, ...]:
         key: Tensor, value: Tensor, mask: Tensor | None, state: State | None, given: dict[str, Any]
     ) -> tuple[Tensor, Gates, Tensor]:
         used, gates = rule(key, mask, **given)
-        return used, gates, empty_memory(key, value) if state is None else state["memory"]
+        (memory,) = started(state, value, {"memory": (key.shape[-1], value.shape[-1])})
+        return used, gates, memory
 
     def by_token(
         query: Tensor,

@@ -342,11 +342,6 @@ def few_tokens(request: Request) -> str:
     return f"more than {FEW} keys" if request.keys > FEW else ""
 
 
-def empty_memory(key: Tensor, value: Tensor) -> Tensor:
-    """Return zeros (batch, heads, dim, value_dim)."""
-    return value.new_zeros(*key.shape[:2], key.shape[-1], value.shape[-1])
-
-
 def scaled(query: Tensor, scale: float | None) -> Tensor:
     """Return the query times its scale, one by default."""
     return query if scale is None else query * scale

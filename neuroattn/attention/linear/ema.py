@@ -74,6 +74,8 @@ def by_convolution(tokens: Tensor, average: Average, *, backward: bool = False) 
     if backward:
         return _shifted(by_convolution(tokens.flip(2), average)).flip(2)
     length = tokens.shape[2]
+    if not length:
+        return tokens
     # Twice as long: the transform wraps around, and the end must not reach the beginning.
     waves = torch.fft.rfft(tokens.transpose(-1, -2), n=2 * length)
     filters = torch.fft.rfft(kernel(average, length), n=2 * length)
@@ -87,11 +89,11 @@ def by_recurrence(tokens: Tensor, average: Average, *, backward: bool = False) -
         return _shifted(by_recurrence(tokens.flip(2), average)).flip(2)
     taken, kept = average.gain * average.spread, average.retention
     hidden = tokens.new_zeros(*tokens.shape[:2], *average.gain.shape[1:])
-    read = []
+    read = [tokens[:, :, :0]]
     for token in tokens.unbind(dim=2):
         hidden = taken * token[..., None] + kept * hidden
-        read.append((average.readout * hidden).sum(-1))
-    return torch.stack(read, dim=2)
+        read.append((average.readout * hidden).sum(-1)[:, :, None])
+    return torch.cat(read, dim=2)
 
 
 def _shifted(averages: Tensor) -> Tensor:

@@ -58,20 +58,20 @@ def flow_weights(
     flows = sinks @ sources.transpose(-1, -2)
     # How many sources each sink has, and how many sinks each source.
     own = down @ there
-    others = up.sum(-2, keepdim=True)
+    others, number = up.sum(-2, keepdim=True), there.sum(2, keepdim=True)
     incoming = (flows * down).sum(-1, keepdim=True)
     outgoing = (flows * up).sum(-2, keepdim=True)
     given_away = flows * down * divided(others, outgoing, True)
     sink = divided(given_away.sum(-1, keepdim=True), own, True)
     source = (flows * up * divided(own, incoming, True)).sum(-2, keepdim=True) / others
     if not causal:
-        source = source * divided(others, own[:, :, :1], True)
+        source = source * divided(others, number, True)
     logits = source.clamp(max=CLAMPS[clamp]).masked_fill(there.transpose(-1, -2) == 0, HIDDEN)
     rivals = logits
     if causal:
         rivals = logits.expand(-1, -1, keys, -1).masked_fill(down == 0, HIDDEN)
     against = rivals.logsumexp(-1, keepdim=True)
-    share = (logits.transpose(-1, -2) - against).exp() * (own if causal else own[:, :, :1]) * there
+    share = (logits.transpose(-1, -2) - against).exp() * (own if causal else number) * there
     found = sink.sigmoid() * divided(flows * down, incoming, True) * share.transpose(-1, -2)
     return F.pad(found[:, :, max(0, keys - queries) :], (0, 0, early, 0)) if causal else found
 

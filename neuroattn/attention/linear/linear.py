@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from neuroattn.attention import fla
 from neuroattn.attention.linear.accumulate import feature_weights, read_features
 from neuroattn.attention.linear.features import (
     FEATURE_MAPS,
@@ -129,6 +130,15 @@ register(
         formula=r"y_i = \frac{\phi(s\,q_i)^\top \sum_j \phi(k_j) v_j^\top}"
         r"{\phi(s\,q_i)^\top \sum_l \phi(k_l)}",
         runs=(
+            Run(
+                "chunked",
+                "fla",
+                fla.linear,
+                stateful=True,
+                half=True,
+                refuses=fla.refuses_linear,
+                avoids=fla.coarse,
+            ),
             Run("parallel", "reference", linear_matrix, avoids=many_keys),
             Run("chunked", "reference", linear_blocks, stateful=True),
             Run("recurrent", "reference", linear_tokens, stateful=True),

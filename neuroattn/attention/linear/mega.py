@@ -198,6 +198,8 @@ def _reading(averages: Callable[..., Tensor]) -> Callable[..., Tensor]:
             if not parts:  # queries before the first block see nothing
                 parts.append(value.new_zeros(*value.shape[:2], rows.start, value.shape[-1]))
             parts.append(found @ value[:, :, columns])
+        if not parts:
+            return value.new_zeros(*query.shape[:3], value.shape[-1])
         return torch.cat(parts, dim=2)
 
     return run

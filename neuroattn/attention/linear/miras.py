@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from neuroattn.attention.linear.accumulate import started
 from neuroattn.attention.linear.delta import GatedWriteStrength
 from neuroattn.attention.linear.delta_engine import per_token, strength, unit
 from neuroattn.attention.linear.mirror import mirrored, power_of
@@ -41,7 +42,7 @@ def _run(
     """Write token by token; return what the queries read, and the last memory as it is kept."""
     query = query if scale is None else query * scale
     retain, step = retain[..., None, None], step[..., None, None]
-    reads = []
+    reads = [value[:, :, :0]]
     for token in range(key.shape[-2]):
         one = slice(token, token + 1)
         memory = write(
@@ -52,8 +53,9 @@ def _run(
     return torch.cat(reads, dim=-2) if causal else query @ read(memory), memory
 
 
-def _zeros(key: Tensor, value: Tensor) -> Tensor:
-    return key.new_zeros(*key.shape[:2], key.shape[-1], value.shape[-1])
+def _begun(state: State | None, key: Tensor, value: Tensor, name: str) -> Tensor:
+    (memory,) = started(state, value, {name: (key.shape[-1], value.shape[-1])})
+    return memory
 
 
 def moneta(
@@ -114,7 +116,7 @@ def moneta(
         scale=scale,
         retain=per_token(alpha, key),
         step=strength(beta, key, mask),
-        memory=_zeros(key, value) if initial_state is None else initial_state["accumulator"],
+        memory=_begun(initial_state, key, value, "accumulator"),
         write=write,
         read=image,
     )
@@ -170,7 +172,7 @@ def yaad(
         scale=scale,
         retain=per_token(alpha, key),
         step=strength(beta, key, mask),
-        memory=_zeros(key, value) if initial_state is None else initial_state["memory"],
+        memory=_begun(initial_state, key, value, "memory"),
         write=write,
         read=lambda memory: memory,
     )
@@ -202,11 +204,13 @@ def memora(
         ``written`` (batch, heads, 1, 1), 1 once a key was written and 0 before.
     """
     step = strength(beta, key, mask)
+    shapes: dict[str, tuple[int, ...]] = {
+        "log_memory": (key.shape[-1], value.shape[-1]),
+        "written": (1, 1),
+    }
+    first, begun = started(initial_state, value, shapes)
     if initial_state is None:
-        first = _zeros(key, value) - math.log(key.shape[-1])
-        begun = first.new_zeros(*key.shape[:2], 1, 1)
-    else:
-        first, begun = initial_state["log_memory"], initial_state["written"]
+        first = first - math.log(key.shape[-1])
 
     def write(kept: Tensor, k: Tensor, v: Tensor, retain: Tensor, step: Tensor) -> Tensor:
         error = k @ kept.exp() - v
@@ -226,8 +230,8 @@ def memora(
     )
     # The uniform memory is no reading: before the first key there is nothing to read.
     ones = key.new_ones(*key.shape[:3]) if mask is None else _seen(mask, key)
-    count = torch.maximum(begun, ones.cummax(-1).values[..., None])
-    output = output * (count if causal else count[:, :, -1:])
+    count = torch.cat([begun, ones[..., None]], dim=2).cummax(2).values
+    output = output * (count[:, :, 1:] if causal else count[:, :, -1:])
     return output, {"log_memory": kept, "written": count[:, :, -1:]}
 
 

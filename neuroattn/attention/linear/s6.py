@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from neuroattn.attention.learned import Learned
 from neuroattn.attention.linear import decayed
+from neuroattn.attention.linear.accumulate import started
 from neuroattn.attention.linear.ssd import STEPS, softplus_inverse, spread
 from neuroattn.attention.masks import written
 from neuroattn.attention.parameters import integer, number
@@ -42,7 +43,7 @@ def _inputs(
     steps = _full(step, value, batch, heads, keys, width)
     rates = _full(rate, value, heads, dim, width)
     key, value = decayed.hidden(written(mask, key), key, value)
-    memory = decayed.empty(key, value) if state is None else state["memory"]
+    (memory,) = started(state, value, {"memory": (dim, width)})
     query = query if scale is None else query * scale
     return query, key, steps * value, steps, rates, memory
 

@@ -69,6 +69,7 @@ def _stateful(
 ) -> tuple[Tensor, State]:
     retained, strength = _gates(query, alpha, beta)
     key, value = decayed.hidden(written(mask, key), key, value)
+    state = decayed.held(initial_state, key, {"memory": (key.shape[-1], value.shape[-1])})
     output, memory = engine(
         query,
         key,
@@ -76,7 +77,7 @@ def _stateful(
         retained,
         scale=1.0 if scale is None else scale,
         causal=causal,
-        memory=(initial_state or {}).get("memory"),
+        memory=state["memory"],
         chunk_size=chunk_size,
     )
     return output, {"memory": memory}

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuroattn.attention.linear.accumulate import started
 from neuroattn.attention.linear.delta import ALPHA, NORMALIZE_KEYS, GatedWriteStrength
 from neuroattn.attention.linear.delta_engine import (
     CHUNK_SIZE,
     Gates,
     chunked,
     diagonal,
-    empty_memory,
     explicit,
     few_tokens,
     per_token,
@@ -56,12 +56,12 @@ def titans_rule(
 
 def _begun(state: State | None, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
     """Return memory, momentum, memory at the block's start, and tokens of the block so far."""
-    if state is None:
-        empty = empty_memory(key, value)
-        return empty, empty, empty, 0
-    memory = state["memory"]
-    place = int(state["place"]) if "place" in state else 0
-    return memory, state["momentum"], state.get("start", memory), place
+    shape = (key.shape[-1], value.shape[-1])
+    memory, momentum = started(state, value, {"memory": shape, "momentum": shape})
+    if state is None or "place" not in state:
+        return memory, momentum, memory, 0
+    (start,) = started(state, value, {"start": shape})
+    return memory, momentum, start, int(state["place"])
 
 
 def _ended(memory: Tensor, momentum: Tensor, start: Tensor, place: int, frozen: bool) -> State:

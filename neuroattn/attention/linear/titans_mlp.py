@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroattn.attention.learned import Learned
+from neuroattn.attention.linear.accumulate import started
 from neuroattn.attention.linear.delta import ALPHA, NORMALIZE_KEYS
 from neuroattn.attention.linear.delta_engine import per_token, scaled, strength, unit
 from neuroattn.attention.linear.titans import MOMENTUM, SurpriseGates
@@ -126,15 +127,13 @@ def titans_mlp(
     retain, carry = (per_token(each, key)[..., None, None] for each in (alpha, momentum))
     seen = torch.ones_like(key[..., :1]) if mask is None else mask.transpose(-1, -2).to(key.dtype)
     seen = seen.expand(*key.shape[:-1], 1)[..., None]
+    sizes = {name: (*each.shape[-2:],) for name, each in (("first", first), ("second", second))}
+    sizes |= {f"{name}_momentum": size for name, size in sizes.items()}
+    *weights, begun = started(initial_state, key, {**sizes, "begun": (1, 1)})
+    layers, moving = Layers(*weights[:2]), Layers(*weights[2:])
     if initial_state is None:
         shape = key.shape[:2]
         layers = Layers(*(each.to(key.dtype).expand(*shape, -1, -1) for each in (first, second)))
-        moving = Layers(*map(torch.zeros_like, layers))
-        begun = key.new_zeros(*shape, 1, 1)
-    else:
-        layers = Layers(initial_state["first"], initial_state["second"])
-        moving = Layers(initial_state["first_momentum"], initial_state["second_momentum"])
-        begun = initial_state["begun"]
     reads = [value.new_zeros(*value.shape[:2], 0, value.shape[-1])]
     for token in range(key.shape[-2]):
         found = slopes(layers, key[:, :, token, None], value[:, :, token, None], memory)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -55,7 +57,7 @@ def local_linear_weights(
     """
     _check(ridge, solver)
     share = softmax_weights(query, key, causal=causal, mask=mask, scale=scale)
-    centre = _centre(key, mask)
+    centre = centre_of(key, mask)
     key, query = key - centre, query - centre
     mean = share @ key
     away = key[:, :, None] - mean[:, :, :, None]
@@ -110,7 +112,7 @@ def chunked_local_linear(
     dtype, queries, keys = query.dtype, query.shape[-2], key.shape[-2]
     query, key, value = wide(query, key, value)
     # The read depends on differences of keys alone; far from zero their moments would cancel.
-    centre = _centre(key, mask)
+    centre = centre_of(key, mask)
     key = key - centre
     products = _products(key) if solver == "direct" else None
     blocks = []
@@ -157,21 +159,45 @@ def solve_directly(covariance: Tensor, wanted: Tensor, ridge: float, size: Tenso
     return solved[..., 0]
 
 
-def _check(ridge: float, solver: str) -> None:
-    if solver == ITERATIVE and ridge == 0:
-        raise InputError(
-            f"solver={ITERATIVE!r} needs ridge above 0, {ridge} came: rows with few keys have no "
-            "other unique slope; solver='direct' takes it."
-        )
-
-
-def _centre(key: Tensor, mask: Tensor | None) -> Tensor:
+def centre_of(key: Tensor, mask: Tensor | None) -> Tensor:
     """Return a mean of the keys that some query sees; no gradient, as the read does not move."""
     if mask is None:
         return key.detach().mean(-2, keepdim=True)
     seen = mask.any(-2)[..., None]
     count = seen.expand(-1, -1, key.shape[-2], 1).sum(-2, keepdim=True).clamp_min(1)
     return key.detach().masked_fill(~seen, 0.0).sum(-2, keepdim=True) / count
+
+
+def by_triton(query: Tensor, key: Tensor, value: Tensor, **given: Any) -> Tensor:
+    """Do what :func:`chunked_local_linear` does in our Triton kernel, imported when needed."""
+    from neuroattn.attention import triton_local_linear
+
+    return triton_local_linear.local_linear(query, key, value, **given)
+
+
+def refuses_triton(request: Request) -> str:
+    """Say why our kernel cannot serve a request, or ""."""
+    if request.dtype == torch.float64:
+        return "it accumulates in float32; float64 goes through the reference"
+    if request.dim > 128:
+        return f"it takes heads of at most 128 channels, not {request.dim}"
+    return "conjugate gradients need ridge above 0" if request.parameters["ridge"] == 0 else ""
+
+
+def _costly(request: Request) -> str:
+    """Say why ``"auto"`` leaves our kernel for the reference."""
+    if request.gradient:
+        return "its backward pass is the reference's"
+    single = request.dtype == torch.float32
+    return "it solves in float32, the reference in float64; ask for it by name" if single else ""
+
+
+def _check(ridge: float, solver: str) -> None:
+    if solver == ITERATIVE and ridge == 0:
+        raise InputError(
+            f"solver={ITERATIVE!r} needs ridge above 0, {ridge} came: rows with few keys have no "
+            "other unique slope; solver='direct' takes it."
+        )
 
 
 def _products(key: Tensor) -> Tensor:
@@ -203,13 +229,25 @@ register(
         r"r_i = (\operatorname{Cov}_{p_i}(k) + \lambda I)^{-1} (\bar k_i - q_i), \quad "
         r"p_i = \operatorname{softmax}(s\,K q_i), \; \bar k_i = K^\top p_i",
         runs=(
+            Run(
+                "parallel",
+                "triton",
+                by_triton,
+                half=True,
+                refuses=refuses_triton,
+                avoids=_costly,
+            ),
             Run("parallel", "reference", local_linear, avoids=_many_pairs),
             Run("chunked", "reference", chunked_local_linear),
         ),
         weights=local_linear_weights,
         parameters={
             "ridge": number("penalty on the slope; at 0 the slope of least norm", 0.01, 0),
-            "solver": choice("how the chunked form finds the slope", "direct", ITERATIVE),
+            "solver": choice(
+                "how the chunked form finds the slope; the kernel always iterates",
+                "direct",
+                ITERATIVE,
+            ),
             "iterations": integer("most iterations of conjugate gradients", 32, 1),
             "tolerance": number("relative residual at which they stop", 1e-8, 0),
             "chunk_size": integer("queries a block", 64, 1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from neuroattn.attention.linear.accumulate import started
 from neuroattn.attention.linear.delta import GatedWriteStrength
 from neuroattn.attention.linear.delta_engine import per_token, products, strength
 from neuroattn.attention.parameters import integer, number
@@ -41,11 +42,11 @@ def mesa_weights(
     chunk_size : int
         Without influence here.
     """
-    left = products(per_token(alpha, key))[..., 1:, 1:] * strength(beta, key, mask)[..., None, :]
+    left = products(per_token(alpha, key))[..., 1:] * strength(beta, key, mask)[..., None, :]
     queries, keys = query.shape[-2], key.shape[-2]
     if causal:
         blind = left.new_zeros(*left.shape[:2], max(0, queries - keys), keys)
-        left = torch.cat([blind, left[..., max(0, keys - queries) :, :]], dim=-2)
+        left = torch.cat([blind, left[..., max(0, keys - queries) + 1 :, :]], dim=-2)
     else:
         left = left[..., -1:, :].expand(-1, -1, queries, -1)
     gram = torch.einsum("bhqk,bhkd,bhke->bhqde", left.expand(*query.shape[:2], -1, -1), key, key)
@@ -88,7 +89,7 @@ def recurrent_mesa(
     if causal and not isinstance(alpha, Tensor) and alpha == 1:
         read = _least_squares(query, key, value, step, gram, memory, ridge)
         return read, _state(*_written(key, value, step, gram, memory))
-    reads = []
+    reads = [value[:, :, :0]]
     for token in range(key.shape[-2]):
         one = slice(token, token + 1)
         kept = retain[:, :, token]
@@ -120,7 +121,7 @@ def chunked_mesa(
     gram, memory = _first(initial_state, key, value)
     lasting = not isinstance(alpha, Tensor) and alpha == 1
     retain, step = per_token(alpha, key), strength(beta, key, mask)
-    reads = []
+    reads = [value[:, :, :0]]
     for start in range(0, key.shape[-2], chunk_size):
         block = slice(start, start + chunk_size)
         near, read, written = key[:, :, block], value[:, :, block], step[..., block]
@@ -157,7 +158,7 @@ def _least_squares(
     query, key, value, step, gram, memory = wide(query, key, value, step, gram, memory)
     inverse = torch.linalg.inv(gram + ridge * _eye(gram))
     solution = inverse @ memory
-    reads = []
+    reads = [value[:, :, :0]]
     for token in range(key.shape[-2]):
         one = slice(token, token + 1)
         row, weight = key[:, :, one], step[:, :, one]
@@ -244,10 +245,9 @@ def _scaled(query: Tensor, scale: float | None) -> Tensor:
 
 
 def _first(state: State | None, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    if state is not None:
-        return state["gram"], state["memory"]
-    dim, places = key.shape[-1], key.shape[:2]
-    return key.new_zeros(*places, dim, dim), key.new_zeros(*places, dim, value.shape[-1])
+    dim, width = key.shape[-1], value.shape[-1]
+    gram, memory = started(state, value, {"gram": (dim, dim), "memory": (dim, width)})
+    return gram, memory
 
 
 def _state(gram: Tensor, memory: Tensor) -> State:

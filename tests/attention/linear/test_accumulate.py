@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuroattn.attention import attend
+from neuroattn.attention import attend, get, list_mechanisms
 from neuroattn.attention.linear.accumulate import blocks, centred, divided, started, summed
 from neuroattn.errors import InputError
 from tests.tolerances import TOLERANCE
@@ -75,6 +75,76 @@ def test_a_state_of_another_shape_is_refused_with_both_shapes():
     for name in ("linear", "covariance", "flow", "oja"):
         with pytest.raises(InputError, match="initial_state has"):
             attend(name, *inputs, causal=True, initial_state={"memory": drawn(2, 3, 4, 4)})
+
+
+STATEFUL = sorted(
+    name
+    for family in ("linear", "regression")
+    for name in list_mechanisms(family=family)
+    if any(run.stateful and run.backend == "reference" for run in get(name).runs)
+)
+
+
+def weights_of(name, dim, value_dim):
+    """Return small weights for what a mechanism needs to be given."""
+    sizes = {"heads": 2, "dim": dim, "value_dim": value_dim, "hidden": 3, "features": 4}
+    return {
+        parameter: 0.1 * drawn(*(sizes[axis] for axis in spec.axes[0]))
+        for parameter, spec in get(name).parameters.items()
+        if spec.required
+    }
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_every_mechanism_refuses_a_state_that_lacks_an_entry_or_has_another_width(name):
+    # Catches an entry that is taken for an empty one, and a product that fails without a name.
+    inputs, given = [drawn(1, 2, 5, 4) for _ in range(3)], weights_of(name, 4, 4)
+    _, state = attend(name, *inputs, causal=True, return_state=True, **given)
+    entries = [entry for entry, each in state.items() if each.ndim > 2 and each.shape[-1] > 1]
+    assert entries
+    for run in get(name).runs:
+        if not run.stateful or run.backend != "reference":
+            continue
+        narrow = {**state, entries[0]: state[entries[0]][..., :-1]}
+        for wrong in ({}, {"another": state[entries[0]]}, narrow):
+            with pytest.raises(InputError, match="initial_state"):
+                attend(name, *inputs, causal=True, initial_state=wrong, form=run.form, **given)
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_every_mechanism_takes_a_state_of_another_precision(name):
+    # Catches a state of float32 that meets float64 tokens in one product.
+    inputs, given = [drawn(1, 2, 5, 4) for _ in range(3)], weights_of(name, 4, 4)
+    _, state = attend(name, *inputs, causal=True, return_state=True, **given)
+    single = {entry: each.float() for entry, each in state.items()}
+    for run in get(name).runs:
+        if run.stateful and run.backend == "reference":
+            ways = {"causal": True, "form": run.form, **given}
+            found = attend(name, *inputs, initial_state=single, **ways)
+            torch.testing.assert_close(
+                found, attend(name, *inputs, initial_state=state, **ways), rtol=1e-4, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize("name", [*list_mechanisms(family="linear"), "mesa"])
+@pytest.mark.parametrize(("queries", "keys"), [(3, 0), (0, 3), (0, 0)])
+def test_where_there_are_no_keys_nothing_is_read_and_where_no_queries_nothing(name, queries, keys):
+    # Catches a join of no blocks, a transform of no tokens and a number of keys by the queries.
+    spec = get(name)
+    if queries != keys and not spec.cross:
+        pytest.skip("it reads its own tokens")
+    given = {
+        parameter: torch.full([3 if isinstance(axis, str) else axis for axis in each.axes[0]], 0.1)
+        for parameter, each in spec.parameters.items()
+        if each.required
+    }
+    query, key = (torch.zeros(3, 3, tokens, 3) for tokens in (queries, keys))
+    for causal in spec.causal:
+        for run in spec.runs:
+            if run.backend == "reference":
+                read = attend(name, query, key, key, causal=causal, form=run.form, **given)
+                assert read.shape == (3, 3, queries, 3)
+                assert not read.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

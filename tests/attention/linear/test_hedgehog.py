@@ -114,14 +114,17 @@ def test_the_sign_of_the_features_does_not_matter():
     torch.testing.assert_close(ahead, back, **EXACT)
 
 
+@pytest.mark.parametrize("kind", ["softmax", "exp"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_distillation_loss_is_the_mean_cross_entropy(causal):
-    # Catches its arguments exchanged, a mean over pairs, and NaN of 0 · log 0 at hidden ones.
+def test_the_distillation_loss_is_the_mean_cross_entropy(causal, kind):
+    # Catches a feature map that is left out, its arguments exchanged, a mean over pairs, and NaN of
+    # 0 · log 0 at hidden ones.
     query, key, _ = tensors(4, 6)
     mask = torch.tensor([False, False, False, True, True, False])[None, None, None]
     weight = maps(2, 3, 3).requires_grad_()
-    loss = distillation_loss(query, key, weight, causal=causal, mask=mask, scale=0.9)
-    student = weights("hedgehog", query, key, causal=causal, mask=mask, feature_weight=weight)
+    ways = {"causal": causal, "mask": mask, "feature_map": kind}
+    loss = distillation_loss(query, key, weight, scale=0.9, **ways)
+    student = weights("hedgehog", query, key, feature_weight=weight, **ways)
     total, rows = 0.0, 0
     for b in range(2):
         for h in range(2):
@@ -139,6 +142,18 @@ def test_the_distillation_loss_is_the_mean_cross_entropy(causal):
     (slope,) = torch.autograd.grad(loss, weight)
     assert torch.isfinite(slope).all()
     assert (slope != 0).any()
+
+
+def test_the_teacher_gets_no_gradient_from_the_distillation():
+    # Catches queries that move towards what the student can do.
+    query, key, _ = tensors(4, 6)
+    query.requires_grad_()
+    weight = maps(2, 3, 3)
+    (slope,) = torch.autograd.grad(distillation_loss(query, key, weight), query)
+    teacher = weights("softmax", query, key).detach()
+    student = weights("hedgehog", query, key, feature_weight=weight)
+    (wanted,) = torch.autograd.grad(-(teacher * student.log()).sum(-1).mean(), query)
+    torch.testing.assert_close(slope, wanted, **EXACT)
 
 
 @pytest.mark.parametrize("causal", [False, True])
