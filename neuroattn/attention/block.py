@@ -114,7 +114,7 @@ class MultiheadAttention(nn.Module):
         self.whole_key = spec.whole_key
         if spec.module is not None:
             learned = spec.module(dim, heads, token_dim, **options)
-            # What the caller gave whole would be weights without a gradient.
+            # What gives nothing, or only what came anyway, would be weights without a gradient.
             if not _names(learned, dim, token_dim) <= set(self.parameters_of_mechanism):
                 self.learned = learned
         self._initialise(initialisation)
