@@ -10,6 +10,7 @@ of one thread; slopes are those of the logarithms over the four longest lengths.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -19,7 +20,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import RESULTS, Target, conclude, gate, paired_runs, run
+from benchmarks.common import (
+    RESULTS,
+    Target,
+    conclude,
+    gate,
+    machine_facts,
+    paired_runs,
+    run,
+)
 from neuroattn.attention import attend, get, list_mechanisms
 from neuroattn.attention.bench import Row, allocated, inputs, measure
 from neuroattn.attention.registry import Mechanism
@@ -187,9 +196,11 @@ def main() -> None:
         ):
             rows.append(row)
             print(f"{row.name} {row.form}/{row.backend}: slope {row.slope:.2f}", flush=True)
+    if given.names:
+        _keep(given.out / f"{_name(on_gpu)}.json", checks, rows)
     held = targets(rows)
     payload: dict[str, Any] = {"dim": DIM, "heads": 1, "agreement": checks}
-    if not given.names and not on_gpu:
+    if not on_gpu:
         payload["overhead"] = overhead(given.repeats)
         found = 100 * (1 / payload["overhead"]["ratio"] - 1)
         held.append(Target("overhead of attend('softmax') at 1,024 tokens, %", found, most=3))
@@ -207,14 +218,38 @@ def main() -> None:
                 Target(f"memory of one more token, {name}, most / least", spread, most=1.01)
             )
     payload["rows"] = [row.as_dict() for row in rows]
-    conclude("attention_gpu" if on_gpu else "attention", payload, held, given)
+    conclude(_name(on_gpu), payload, held, given)
+
+
+def _name(on_gpu: bool) -> str:
+    return "attention_gpu" if on_gpu else "attention"
+
+
+def _keep(path: Path, checks: dict[str, dict[str, float]], rows: list[Row]) -> None:
+    """Add what an earlier run on the same machine found of the mechanisms that were not run."""
+    if not path.exists():
+        return
+    before = json.loads(path.read_text("utf-8"))
+    same = before["machine"]["cpu"] == machine_facts()["cpu"]
+    gate("the earlier result is of this machine", same, before["machine"]["cpu"])
+    ran = {row.name for row in rows}
+    for row in before["rows"]:
+        if row["name"] not in ran and row["name"] in list_mechanisms():
+            rows.append(Row(**row))
+            checks.setdefault(row["name"], before["agreement"][row["name"]])
+    rows.sort(key=lambda row: row.name)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="all by default")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="all by default; of others the earlier result is kept",
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--quick", action="store_true", help="up to 1,024 tokens")
     parser.add_argument("--repeats", type=int, default=3, help="their median counts")

@@ -26,8 +26,10 @@ FITTED = 4
 PARAMETERS: dict[str, dict[str, Any]] = {"sdm": {"neurons": 1024}}
 #: A form stops at the length at which one run took longer, and before the one at which it would
 #: hold more if it grew with the square of the length.
-LIMIT_S = 5.0
-LIMIT_BYTES = 6e9
+LIMIT_S = 2.0
+LIMIT_BYTES = 4e9
+#: Memory of a loop over more tokens is not measured: its trace is larger than itself.
+LONGEST_TRACED = 2048
 #: After so many seconds at one length a single run counts, beside the one for warming up.
 LONG_S = 10.0
 CLOCKS: dict[str, Callable[[], float]] = {
@@ -51,7 +53,8 @@ class Row:
     seconds : tuple of float
         Median time of a forward read at each length.
     peak_bytes : tuple of int or None
-        What the read allocated at most beyond its inputs, where it was measured.
+        What the read allocated at most beyond its inputs at the first of these lengths, as far as
+        it was measured.
     slope, memory_slope : float
         Least-squares slope of the logarithms over the longest lengths; NaN for fewer than two.
     expected : float
@@ -182,7 +185,7 @@ def measure(
             took = _seconds(run, spec, *drawn, causal, repeats, CLOCKS[clock])
             done.append(length)
             seconds.append(took)
-            if memory:
+            if memory and not (run.form == "recurrent" and length > LONGEST_TRACED):
                 peaks.append(_peak(run, spec, *drawn, causal))
             if took > LIMIT_S:
                 break
@@ -195,7 +198,7 @@ def measure(
             seconds=tuple(seconds),
             peak_bytes=tuple(peaks) if memory else None,
             slope=slope(done, seconds),
-            memory_slope=slope(done, peaks) if memory else math.nan,
+            memory_slope=slope(done[: len(peaks)], peaks) if memory else math.nan,
             expected=1.0 if run.stateful else run.order,
         )
     if not found:
