@@ -235,7 +235,7 @@ def _keep(path: Path, checks: dict[str, dict[str, float]], rows: list[Row]) -> N
     ran = {row.name for row in rows}
     for row in before["rows"]:
         if row["name"] not in ran and row["name"] in list_mechanisms():
-            rows.append(Row(**row))
+            rows.append(Row.from_dict(row))
             checks.setdefault(row["name"], before["agreement"][row["name"]])
     rows.sort(key=lambda row: row.name)
 

@@ -43,15 +43,19 @@ def missing(backend: str) -> str:
     package = {"fla": "fla", "triton": "triton"}.get(backend)
     if package is None or _installed(package):
         return ""
-    return f"it needs the package {package!r}: pip install 'neuroattn[gpu]'"
+    return (
+        f"it needs the package {package!r}: pip install 'neuroattn[gpu]', or from a clone "
+        "pip install -c constraints.txt '.[gpu]'"
+    )
 
 
 def unavailable(backend: str, request: Request) -> str:
     """Return why a backend cannot run here, or "" if it can."""
-    lacking = missing(backend)
+    lacking, cuda = missing(backend), request.device == "cuda"
+    if lacking and not cuda and not (backend == "triton" and interpreted()):
+        return f"{lacking}; and a CUDA device, the tensors are on {request.device!r}"
     if lacking:
         return lacking
-    cuda = request.device == "cuda"
     if backend in ("sdpa-efficient", "sdpa-cudnn", "fla") and not cuda:
         return f"it needs a CUDA device, the tensors are on {request.device!r}"
     if backend == "sdpa-cudnn" and request.dtype.itemsize != 2:

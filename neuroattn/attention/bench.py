@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -73,8 +73,22 @@ class Row:
     expected: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return asdict(self)
+        """Return it as plain data, None where a slope is undefined."""
+        plain = asdict(self)
+        for name in ("slope", "memory_slope", "expected"):
+            plain[name] = None if math.isnan(plain[name]) else plain[name]
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Row:
+        """Return the row that :meth:`as_dict` gave, also through JSON."""
+        slopes = {
+            name: math.nan if plain[name] is None else plain[name]
+            for name in ("slope", "memory_slope", "expected")
+        }
+        peaks = None if plain["peak_bytes"] is None else tuple(plain["peak_bytes"])
+        several = {name: tuple(plain[name]) for name in ("lengths", "seconds")}
+        return cls(**{**plain, **slopes, **several, "peak_bytes": peaks})
 
 
 def slope(lengths: Sequence[int], found: Sequence[float]) -> float:

@@ -136,7 +136,8 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         seconds = dict(zip(row["lengths"], row["seconds"], strict=True))
         cells = [f"{1000 * seconds[n]:.3g}" if n in seconds else "" for n in lengths]
-        body.append((f"{row['form']} / {row['backend']}", *cells, f"{row['slope']:.2f}"))
+        slope = "–" if row["slope"] is None else f"{row['slope']:.2f}"
+        body.append((f"{row['form']} / {row['backend']}", *cells, slope))
     return (
         "Milliseconds a forward read by number of tokens, and the slope of the logarithms over "
         "the longest four (`python -m benchmarks.attention`, dim 64, one head).\n\n"

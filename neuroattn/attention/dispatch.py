@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neuroattn.attention.backends import missing, unavailable
-from neuroattn.attention.registry import Mechanism, Request, Run, State, get
+from neuroattn.attention.backends import BACKENDS, missing, unavailable
+from neuroattn.attention.registry import FORMS, Mechanism, Request, Run, State, get
 from neuroattn.errors import InputError, MissingExtraError, UnknownNameError
 from neuroattn.names import check_name, did_you_mean
 
@@ -242,8 +242,8 @@ def choose(spec: Mechanism, request: Request, form: str, backend: str) -> tuple[
     if form == backend == "auto":
         fits: list[Run] = list(spec.runs)
     else:
-        check_name("form", form, ("auto", *spec.forms))
-        check_name("backend", backend, ("auto", *spec.backends))
+        _check_offered(spec, "form", form, spec.forms, FORMS)
+        _check_offered(spec, "backend", backend, spec.backends, BACKENDS)
         fits = [
             run
             for run in spec.runs
@@ -276,6 +276,18 @@ def choose(spec: Mechanism, request: Request, form: str, backend: str) -> tuple[
         return run, replace(plan, reason=f"{plan.reason}; although {avoided}")
     kind = MissingExtraError if all(missing(run.backend) for run in fits) else InputError
     raise kind(f"attention={spec.name!r} cannot run here: {'; '.join(passed)}.")
+
+
+def _check_offered(
+    spec: Mechanism, what: str, name: str, offered: Iterable[str], known: Iterable[str]
+) -> None:
+    if name in ("auto", *offered):
+        return
+    if name in known:
+        raise InputError(
+            f"attention={spec.name!r} has no {what}={name!r}; it has {', '.join(offered)}."
+        )
+    check_name(what, name, ("auto", *offered))
 
 
 def _plan(run: Run, passed: list[str], form: str, backend: str) -> Plan:
@@ -323,12 +335,22 @@ def _call(
             f"initial_state lacks {error}; it has {sorted(initial_state)}. It must be what "
             "return_state=True gave for the same mechanism."
         ) from error
+    foreign = set(before or {}) - set(state)
+    if foreign:
+        raise InputError(
+            f"initial_state has {sorted(foreign)}, which this mechanism does not know; it keeps "
+            f"{sorted(state)}."
+        )
     if common["causal"]:
         output = F.pad(output[:, :, max(0, keys - queries) :], (0, 0, early, 0))
     return output.to(dtype), state
 
 
 def _checked_state(state: State, query: Tensor) -> State:
+    if not isinstance(state, Mapping):
+        raise InputError(
+            f"initial_state is {type(state).__name__}; needed is what return_state=True gave."
+        )
     for name, each in state.items():
         if isinstance(each, Tensor) and each.ndim == 0:
             continue  # a count that all heads share
@@ -416,6 +438,9 @@ def _filled(
 
 
 def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
+    if not all(isinstance(each, Tensor) for each in (query, key, value)):
+        kinds = ", ".join(type(each).__name__ for each in (query, key, value))
+        raise InputError(f"query, key, value are {kinds}; needed are torch tensors.")
     fits = query.ndim == key.ndim == value.ndim == 4 and (
         query.shape[:2] == key.shape[:2] == value.shape[:2]
         and query.shape[-1] == key.shape[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,6 +20,9 @@ from neuroattn.names import check_name
 
 #: One package a family; a module in it registers its mechanisms when it is imported.
 FAMILIES: tuple[str, ...] = ("softmax", "linear", "regression", "memory")
+
+#: The forms that a run can have.
+FORMS: tuple[str, ...] = ("parallel", "recurrent", "chunked")
 
 #: The memory of a recurrent mechanism after some tokens: named tensors.
 State = dict[str, Tensor]
@@ -195,8 +199,22 @@ def register(mechanism: Mechanism) -> Mechanism:
     Raises
     ------
     InputError
-        If the name is taken.
+        If the name is taken or is no identifier, the family is unknown, or no run is the plain
+        reference.
     """
+    # Ours come first, so that a name of theirs cannot stand in their way.
+    if not sys._getframe(1).f_globals.get("__name__", "").startswith(f"{__package__}."):
+        _loaded()
+    check_name("family", mechanism.family, FAMILIES)
+    if not mechanism.name.isidentifier():
+        raise InputError(f"mechanism name={mechanism.name!r} must be letters, digits and _.")
+    if "reference" not in mechanism.backends:
+        raise InputError(
+            f"mechanism {mechanism.name!r} needs a Run(form, 'reference', ...): what its other "
+            f"runs are tested against; it has {mechanism.backends}."
+        )
+    for run in mechanism.runs:
+        check_name("form", run.form, FORMS)
     if mechanism.name in _REGISTRY:
         raise InputError(f"mechanism name={mechanism.name!r} is registered already.")
     _REGISTRY[mechanism.name] = mechanism

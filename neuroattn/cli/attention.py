@@ -56,7 +56,7 @@ def _list(given: argparse.Namespace) -> None:
         check_name("--family", given.family, FAMILIES)
     names = list_mechanisms(given.family, given.causal or None, given.recurrent or None)
     for name in names:
-        print(f"{name:<20} {get(name).summary}")
+        print(f"{name:<20} {textwrap.shorten(get(name).summary, 79, placeholder=' …')}")
 
 
 def _show(given: argparse.Namespace) -> None:
@@ -92,7 +92,9 @@ def _bench(given: argparse.Namespace) -> None:
     from rich.progress import track
 
     from neuroattn.attention import get, list_mechanisms
+    from neuroattn.attention.backends import BACKENDS
     from neuroattn.attention.bench import measure
+    from neuroattn.attention.describe import FORMS
     from neuroattn.io import write_json
 
     for option in ("dim", "heads", "repeats"):
@@ -103,6 +105,8 @@ def _bench(given: argparse.Namespace) -> None:
     if given.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device=cuda: torch sees no CUDA device here; use --device=cpu.")
     names = given.names or list_mechanisms()
+    check_name("--form", given.form, ("auto", *FORMS))
+    check_name("--backend", given.backend, ("auto", *BACKENDS))
     for name in names:
         get(name)
     lengths = sorted(set(given.lengths))
@@ -135,7 +139,8 @@ def _bench(given: argparse.Namespace) -> None:
                 else ""
             )
             label = f"{row.name} {row.form}/{row.backend}"
-            print(f"{label:<34}{times}{row.slope:>8.2f}{peak}", flush=True)
+            slope = f"{row.slope:>8.2f}" if row.slope == row.slope else f"{'–':>8}"
+            print(f"{label:<34}{times}{slope}{peak}", flush=True)
     if given.json is not None:
         write_json(given.json, {"rows": rows})
         print(given.json)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -144,3 +146,37 @@ def test_a_mask_and_a_causal_request_are_both_kept():
     assert joined.tolist() == [[True, False, False], [True, False, False], [True, False, True]]
     assert allowed(3, 3, False, mask, torch.device("cpu")) is mask
     assert allowed(3, 3, False, None, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"family": "loud"}, "family='loud' is unknown"),
+        ({"name": "My Mech"}, "name='My Mech' must be letters"),
+        ({"runs": ()}, "needs a Run"),
+        ({"runs": (Run("paralel", "reference", len),)}, "did you mean 'parallel'"),
+    ],
+)
+def test_what_is_registered_must_be_whole(shout, change, message):
+    # Catches a mistake that shows when somebody attends, far from where it was made.
+    spec = dataclasses.replace(shout, **{"name": "whisper", **change})
+    with pytest.raises(InputError, match=message):
+        register(spec)
+    assert spec.name not in list_mechanisms()
+
+
+def test_a_name_of_ours_cannot_be_taken_before_ours_are_loaded():
+    # Catches a script that registers first and leaves nobody able to attend.
+    program = (
+        "import dataclasses\n"
+        "from neuroattn.attention import registry, attend\n"
+        "from neuroattn.attention.registry import Mechanism, Run, register\n"
+        "spec = Mechanism('softmax', 'softmax', 'x', 'x', 'x', "
+        "(Run('parallel', 'reference', len),), 'x')\n"
+        "try:\n    register(spec)\n"
+        "except ValueError as error:\n    print(error)\n"
+        "print(len(registry.list_mechanisms()) > 40)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "name='softmax' is registered already" in done.stdout, done.stderr
+    assert "True" in done.stdout

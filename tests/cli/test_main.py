@@ -173,6 +173,11 @@ def test_attention_bench_measures_what_is_asked_for(capsys, tmp_path):
     (row,) = json.loads(rows.read_text("utf-8"))["rows"]
     assert row["lengths"] == [16, 32]
     assert row["peak_bytes"][1] >= 32 * 32 * 4
+    assert main(["attention", "bench", "softmax", *chosen[3:], "--lengths", "16"]) == 0
+    assert " – " in capsys.readouterr().out
+    assert json.loads(rows.read_text("utf-8"))["rows"][0]["slope"] is None
     assert "--lengths=[0]" in refused(capsys, "attention", "bench", "softmax", "--lengths", "0")
     assert "'sofmax'" in refused(capsys, "attention", "bench", "sofmax")
-    assert "backend='cuda'" in refused(capsys, "attention", "bench", "softmax", "--backend", "cuda")
+    assert "--backend='cuda'" in refused(
+        capsys, "attention", "bench", "softmax", "--backend", "cuda"
+    )
