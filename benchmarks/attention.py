@@ -197,7 +197,7 @@ def main() -> None:
             rows.append(row)
             print(f"{row.name} {row.form}/{row.backend}: slope {row.slope:.2f}", flush=True)
     if given.names:
-        _keep(given.out / f"{_name(on_gpu)}.json", checks, rows)
+        _keep(given.out / f"{_name(on_gpu)}{'_quick' * given.quick}.json", checks, rows)
     held = targets(rows)
     payload: dict[str, Any] = {"dim": DIM, "heads": 1, "agreement": checks}
     if not on_gpu:
