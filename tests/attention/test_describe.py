@@ -33,6 +33,8 @@ def test_facts_follow_the_specification():
     assert found["state"] == "no"
     assert "sdpa-math" in found["form parallel"]
     assert facts(get("softmax"))["causal"] == "with and without"
+    assert "as many queries as keys" in facts(get("neighborhood"))["shapes"]
+    assert "as many queries as keys" not in found["shapes"]
 
 
 def test_parameters_tell_default_range_and_meaning():
