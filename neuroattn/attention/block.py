@@ -97,7 +97,6 @@ class MultiheadAttention(nn.Module):
         token_dim = dim if token_dim is None else token_dim
         self.parameters_of_mechanism, options = _sorted_parameters(spec, parameters or {})
         self.query = self.key = self.value = self.learned = None
-        self.output = nn.Linear(dim, dim) if "output" in spec.projections else nn.Identity()
         sliced = {"value"} if spec.whole_key else {"key", "value"}
         if not sliced <= set(spec.projections) and token_dim != dim:
             raise InputError(
@@ -111,6 +110,7 @@ class MultiheadAttention(nn.Module):
         self.key_position = nn.Linear(dim, token_dim if spec.whole_key else dim, bias=False)
         if "value" in spec.projections:
             self.value = nn.Linear(token_dim, dim)
+        self.output = nn.Linear(dim, dim) if "output" in spec.projections else nn.Identity()
         self.whole_key = spec.whole_key
         if spec.module is not None:
             learned = spec.module(dim, heads, token_dim, **options)

@@ -57,8 +57,8 @@ def facts(spec: Mechanism) -> dict[str, str]:
         "summary": spec.summary,
         "paper": spec.paper,
         "formula": spec.formula,
-        "shapes": "query (batch, heads, queries, dim), key (batch, heads, keys, dim), value (batch, "
-        "heads, keys, value_dim), to (batch, heads, queries, value_dim)"
+        "shapes": "query (batch, heads, queries, dim), key (batch, heads, keys, dim), value "
+        "(batch, heads, keys, value_dim), to (batch, heads, queries, value_dim)"
         + ("" if spec.cross else "; as many queries as keys"),
         "cost": spec.cost,
         **{f"form {form}": f"{FORMS[form]}; on {', '.join(on)}" for form, on in runs.items()},
