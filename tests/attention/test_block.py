@@ -108,6 +108,16 @@ def test_parameters_of_the_mechanism_reach_it():
     )
 
 
+def test_a_seed_gives_the_weights_that_it_always_gave():
+    # Catches layers that are drawn in another order: published numbers would change by a refactor.
+    torch.random.default_generator.manual_seed(3)
+    made = MultiheadAttention(DIM, HEADS)
+    torch.random.default_generator.manual_seed(3)
+    layers = [nn.Linear(DIM, DIM, bias=number != 2) for number in range(5)]
+    torch.testing.assert_close(made.key_position.weight, layers[2].weight, rtol=0, atol=0)
+    torch.testing.assert_close(made.output.weight, layers[4].weight, rtol=0, atol=0)
+
+
 def test_a_mask_of_padding_hides_tokens():
     # Catches padded tokens that are read.
     ours, tokens, queries = block(), drawn(2, TOKENS, DIM), drawn(2, QUERIES, DIM, seed=4)
