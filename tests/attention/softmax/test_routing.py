@@ -199,10 +199,11 @@ def test_a_block_holds_its_centroids_and_trains(tokens):
     assert block.learned.momentum == 0.999
     queries = torch.randn(2, 30, 8, generator=generator)
     keys, target = torch.randn(2, tokens, 6, generator=generator), queries.flip(1)
-    step = torch.optim.SGD(block.parameters(), lr=0.02)
+    step = torch.optim.SGD(block.parameters(), lr=0.1)
     before = block.learned.centroids.clone()
     losses = []
-    for _ in range(2):
+    # Tokens change cluster while it learns, so that a single step may lose a little.
+    for _ in range(60):
         projected = block.project(keys)
         loss = (block(queries, projected) - target).square().mean()
         block.learned.observe(projected.key, projected.key)
@@ -214,7 +215,7 @@ def test_a_block_holds_its_centroids_and_trains(tokens):
         assert block.key.weight.grad.abs().max() > 0
         step.step()
         losses.append(loss.item())
-    assert losses[1] < losses[0]
+    assert losses[-1] < 0.95 * losses[0]
     assert not torch.equal(block.learned.centroids, before)
 
 
