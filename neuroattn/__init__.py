@@ -14,6 +14,7 @@ __getattr__, __dir__, _exported = lazy_exports(
         "images": "",
         "metrics": "",
         "report": "",
+        "theory": "",
         "training": "",
         "load": "encoders.loading",
     },

@@ -104,7 +104,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_the_extras_are_those_that_the_documentation_names() -> None:
     """Catches an extra that is renamed under the feet of those who install it."""
-    assert set(EXTRAS) == {"hub", "gpu", "test", "docs", "dev"}
+    assert set(EXTRAS) == {"hub", "gpu", "dask", "test", "docs", "dev"}
 
 
 def imported(source: str) -> set[str]:
@@ -119,7 +119,7 @@ def test_everything_imported_is_declared() -> None:
     """Catches a package that is there only because another one happens to need it."""
     sources = (ROOT / "neuroattn").rglob("*.py")
     names = {name for path in sources for name in imported(path.read_text("utf-8"))}
-    declared = {canonicalize_name(one.name) for one in requirements("hub", "gpu")}
+    declared = {canonicalize_name(one.name) for one in requirements("hub", "gpu", "dask")}
     # Those of extras that are not installed with the tests cannot be asked for their packages.
     distributions = {"fla": ["flash-linear-attention"], **packages_distributions()}
     foreign = sorted(names - set(sys.stdlib_module_names))

@@ -24,7 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("results", "print the score table of a run: score RUN"),
     "report": ("results", "write report.html of a run again: report RUN"),
     "maps": ("results", "write the brain maps of a run again: maps RUN"),
-    "attention": ("attention", "list or show the attention mechanisms"),
+    "verify": ("verify", "run claims of the attention literature: verify [PATTERN]"),
+    "attention": ("attention", "list, show or measure the attention mechanisms"),
     "info": ("info", "versions and devices, to paste into an issue"),
 }
 
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 on success, 2 after a user's mistake (one message on stderr), 130 after Ctrl-C.
+        0 on success, 1 when a claim of `verify` fails, 2 after a user's mistake (one message on
+        stderr), 130 after Ctrl-C.
     """
     # Threads that wait by spinning make a shared machine several times slower; torch reads
     # this once, when it is imported.
@@ -62,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     try:
         module = importlib.import_module(f"neuroattn.cli.{COMMANDS[name][0]}")
-        module.main(name, arguments[1:])
+        # Only `verify` has an answer that is not a mistake of the user: 1 when a claim fails.
+        return int(module.main(name, arguments[1:]) or 0)
     except NeuroattnError as error:
         return _fail(_message(error))
     except BrokenPipeError:
@@ -71,7 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("neuroattn: interrupted; what was finished is kept.", file=sys.stderr)
         return 130
-    return 0
 
 
 def usage() -> str:

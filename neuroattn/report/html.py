@@ -229,9 +229,18 @@ def _figure(name: str, picture: Figure | bytes, caption: str) -> dict[str, str]:
             f"figure {name!r} is {type(picture).__name__}; give a matplotlib Figure or the bytes "
             "of a PNG."
         )
+    return {**figure_data(name, picture), "caption": caption}
+
+
+def figure_data(name: str, picture: Figure | bytes) -> dict[str, str]:
+    """Return a figure, or the bytes of a PNG at 150 dpi, as a page embeds it."""
+    if not isinstance(picture, bytes):
+        from neuroattn.report.style import png
+
+        picture = png(picture)
     width = int.from_bytes(picture[16:20], "big")
     data = base64.b64encode(picture).decode("ascii")
-    return {"name": name, "caption": caption, "data": data, "width": str(round(width / 150 * 96))}
+    return {"name": name, "data": data, "width": str(round(width / 150 * 96))}
 
 
 def _plain_table(frame: pd.DataFrame) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""What was predicted beside what was measured, and how far apart they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prediction and a measurement, entry by entry.
+
+    Attributes
+    ----------
+    name : str
+        What is compared.
+    predicted, measured : array
+        Of one shape.
+    error : array
+        How far apart they are, in the measure that ``tolerance`` bounds; of the same shape.
+    tolerance : array
+        The largest error that passes; of the same shape.
+    expected : float
+        The error that a right implementation makes, typically; 0 where none is made.
+    reason : str
+        Why the tolerance is what it is.
+    z : array or None
+        The error in standard errors, with its sign, where it is statistical.
+    spread : array or None
+        Standard error of the measurement.
+    axes : mapping of str to array
+        Name of an axis, with its unit, to its coordinates; empty unless a curve is measured.
+    """
+
+    name: str
+    predicted: Array
+    measured: Array
+    error: Array
+    tolerance: Array
+    expected: float
+    reason: str
+    z: Array | None = None
+    spread: Array | None = None
+    axes: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every entry is within its tolerance; an undefined or infinite error is not."""
+        return bool(np.all((self.error <= self.tolerance) & np.isfinite(self.error)))
+
+    @property
+    def defined(self) -> bool:
+        """Whether every error is a number."""
+        return not bool(np.any(np.isnan(self.error)))
+
+    @property
+    def worst(self) -> int:
+        """Flat index of the entry that is nearest to failing, or fails most."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(self.error == 0, 0.0, self.error / self.tolerance)
+        return int(np.argmax(np.where(np.isfinite(self.error), share, np.inf)))
+
+    @property
+    def strain(self) -> float:
+        """Error over tolerance at the worst entry: above 1 it fails."""
+        error, tolerance = self.at_worst("error"), self.at_worst("tolerance")
+        if not np.isfinite(error):
+            return float("inf")
+        return 0.0 if error == 0 else float(error / tolerance) if tolerance else float("inf")
+
+    def at_worst(self, what: str) -> float:
+        """Return one of the arrays at the worst entry."""
+        return float(np.ravel(getattr(self, what))[self.worst])
+
+    def dataset(self) -> xr.Dataset:
+        """Return the curve: predicted, measured, tolerance and spread over the axes."""
+        import xarray as xr
+
+        arrays = {"predicted": self.predicted, "measured": self.measured}
+        arrays["tolerance"] = self.tolerance
+        if self.spread is not None:
+            arrays["spread"] = self.spread
+        names = list(self.axes)
+        return xr.Dataset(
+            {key: (names, each) for key, each in arrays.items()},
+            coords={key: (key, each) for key, each in self.axes.items()},
+            attrs={"name": self.name, "reason": self.reason},
+        )

@@ -1,0 +1,1 @@
+"""Stacked heads, and attention sinks."""

@@ -1,0 +1,1 @@
+"""Attention as a dynamical system."""

@@ -1,0 +1,1 @@
+"""The same read at less cost."""

@@ -1,0 +1,1 @@
+"""In-context linear regression by softmax attention."""

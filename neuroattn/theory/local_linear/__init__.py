@@ -1,0 +1,1 @@
+"""Local linear attention: a weighted regression at every query."""

@@ -1,0 +1,1 @@
+"""Memory that learns at test time: Titans and Miras."""

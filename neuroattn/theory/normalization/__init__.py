@@ -1,0 +1,1 @@
+"""What the normaliser of attention does."""
