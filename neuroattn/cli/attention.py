@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neuroattn.cli import capacity
 from neuroattn.cli.results import PlainParser
 from neuroattn.errors import InputError
 from neuroattn.names import check_name
@@ -33,7 +34,7 @@ def _parser() -> PlainParser:
     listing.add_argument("--causal", action="store_true", help="only those with a causal form")
     listing.add_argument("--recurrent", action="store_true", help="only those with a state")
     actions.add_parser("show", help="what is known of one").add_argument("name")
-    bench = actions.add_parser("bench", help="time and memory over the number of tokens")
+    bench = actions.add_parser("bench", help="time and memory by length, or --capacity")
     bench.add_argument("names", nargs="*", metavar="NAME", help="all by default")
     bench.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), metavar="N")
     bench.add_argument("--form", default="auto", help="only this form")
@@ -45,6 +46,7 @@ def _parser() -> PlainParser:
     bench.add_argument("--repeats", type=int, default=3, help="their median counts (3)")
     bench.add_argument("--no-memory", action="store_true", help="time only, twice as fast")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    capacity.add_options(bench)
     return parser
 
 
@@ -85,6 +87,15 @@ def _fits(spec: Mechanism, form: str, backend: str) -> bool:
 
 
 def _bench(given: argparse.Namespace) -> None:
+    if given.capacity:
+        capacity.main(given)
+        return
+    if given.dims is not None or given.figure is not None:
+        raise InputError("--dims and --figure are of --capacity; time has --dim and no figure.")
+    _time(given)
+
+
+def _time(given: argparse.Namespace) -> None:
     # Torch's profiler would announce every start and stop.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     import torch

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "attention_figure": "attention_figures",
         "attention_mass": "object_mass",
         "best_heads": "object_mass",
+        "capacity_figure": "capacities",
         "comparison_table": "table",
         "display_table": "table",
         "gate_figure": "figures",

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from neuroattn import __version__
 from neuroattn.errors import InputError
@@ -72,10 +74,12 @@ def _panel(axes: Axes, curve: Comparison, first: bool) -> None:
         axes.errorbar(x, measured, bars, fmt="o", color=colour, markersize=3.5, elinewidth=0.8)
     if len(x) > 2 and (x > 0).all() and x.max() / x.min() > 16:
         axes.set_xscale("log")
+        _plain_ticks(axes.xaxis)
     shown = np.concatenate([each.ravel() for each in arrays[:2]])
     shown = shown[np.isfinite(shown)]
     if shown.size and (shown > 0).all() and shown.max() / shown.min() > 50:
         axes.set_yscale("log")
+        _plain_ticks(axes.yaxis)
     axes.set_xlabel(along)
     axes.set_title(_folded(curve.name, 44), loc="left")
     if others:
@@ -85,6 +89,12 @@ def _panel(axes: Axes, curve: Comparison, first: bool) -> None:
         axes.plot([], [], "o", color=PALETTE[0], markersize=3.5, label="measured")
         axes.legend()
     axes.grid(color=FAINT, alpha=0.2, linewidth=0.6)
+
+
+def _plain_ticks(axis: Axis) -> None:
+    # The style sets no mathematics, which matplotlib's own logarithmic labels need.
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _folded(text: str, width: int) -> str:
@@ -211,9 +221,7 @@ def _shown(verdict: Verdict) -> dict[str, Any]:
             {
                 "name": each.name,
                 "cells": [compact(each.at_worst(key)) for key in ("predicted", "measured")],
-                "error": " of ".join(
-                    compact(each.at_worst(key)) for key in ("error", "tolerance")
-                ),
+                "error": " of ".join(compact(each.at_worst(key)) for key in ("error", "tolerance")),
                 "z": "" if each.z is None else number(each.at_worst("z"), 1),
                 "reason": each.reason,
                 "passed": each.passed,

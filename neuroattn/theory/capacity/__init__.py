@@ -10,21 +10,22 @@ independent normal numbers of standard deviation ``noise`` to the coordinates of
 item that is asked for is chosen uniformly, so that a memory that fades pays for what it forgot.
 
 **The criterion.** A bit of the value is retrieved when the read has its sign. In the average case
-(random values) retrieval holds while the probability of a wrong bit is at most ``Q(sqrt(snr))``, Q
-being the upper tail of the normal law: the error that Gaussian interference of that
-signal-to-noise ratio makes. Signs, because then the criterion does not depend on the gain: mechanisms
-that normalise, gate or forget multiply what they read by positive numbers that differ from query
-to query, and no squared error compares them without a fit; because the reader needs no list of
-what was stored; and because guessing is wrong half the time, for everyone. A read of exactly 0, or
-one that is not a number, counts half an error.
+(random values) retrieval holds while the probability of a wrong bit is at most ``Q(sqrt(snr))``,
+Q being the upper tail of the normal law: the error that Gaussian interference of that
+signal-to-noise ratio makes. Signs, because then the criterion does not depend on the gain:
+mechanisms that normalise, gate or forget multiply what they read by positive numbers that differ
+from query to query, and no squared error compares them without a fit; because the reader needs no
+list of what was stored; and because guessing is wrong half the time, for everyone. A read of
+exactly 0, or one that is not a number, counts half an error.
 
 In the worst case an adversary knows the keys and chooses the values. Where explicit weights exist,
 the read is their product with the values, and the worst values of the other items are the signs of
 their weights, against the sign of the item asked for. Its bit is safe if its weight exceeds
 ``sqrt(snr)`` times the sum of the others' absolute weights; retrieval holds while this is so of
-half of the items or more: the median item of random keys under the worst values. Where there are no
-explicit weights the worst case is not defined here, because a search for bad values would bound it
-from one side only.
+half of the items or more: the median item of random keys under the worst values. Where there are
+no explicit weights the worst case is not defined here, because a search for bad values would bound
+it from one side only. The cases allow different shares of failures: what loses some items
+altogether and keeps the others apart may have the larger worst case.
 
 **Closed forms.** For Hebbian memory (``linear`` with the identity as feature map and without
 normaliser) the average case is ``N* = 1 + dim / snr``, by the central limit theorem, and the worst
@@ -37,10 +38,6 @@ asked, so that sizes are compared and not draws. The interval is what a test doe
 ``N`` at which the measured probability differs from the allowed one by no more than sampling makes
 it differ, draws being the independent units. What still holds at the largest size tried is
 censored, and said to be so.
-
-References
-----------
-Average and worst case of Hebbian memory: the derivations T4 and T5 of :mod:`neuroattn.theory.pavlovian`.
 """
 
 from neuroattn.names import lazy_exports
@@ -50,10 +47,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "CASES": "criterion",
         "Capacity": "measurement",
-        "Exponent": "table",
+        "Exponent": "growth",
         "allowed_error": "criterion",
-        "exponent": "table",
+        "exponent": "growth",
         "measure": "measurement",
-        "table": "",
+        "table": "growth",
     },
 )

@@ -15,7 +15,7 @@ from neuroattn.attention.registry import Mechanism
 from neuroattn.errors import InputError
 from neuroattn.names import check_name
 from neuroattn.theory.capacity.associations import ITEMS, Associations
-from neuroattn.theory.capacity.neutral import Neutral, chosen_form, weight
+from neuroattn.theory.capacity.neutral import Neutral, chosen_asking, chosen_form, weight
 
 #: Random values, or those that an adversary chooses.
 CASES: tuple[str, ...] = ("average", "worst")
@@ -78,9 +78,10 @@ class Question:
 
     def failures(self, drawn: Associations, pairs: int) -> tuple[Tensor, int]:
         """Return the share of failures of each draw (draws,), and how many reads are in it."""
-        items = pairs if self.known.together else ITEMS
+        everyone = chosen_asking(self.spec, self.known) == "all"
+        items = pairs if everyone else ITEMS
         heaviest = weight(self.spec, self.known) * drawn.dim * drawn.value_dim
-        if self.known.together:
+        if everyone:
             # The square of a power of two: the number of draws changes with the doubling only.
             heaviest = max(heaviest, 8 * 4 ** (pairs - 1).bit_length())
         count = drawn.count(pairs, int(heaviest))
@@ -121,9 +122,8 @@ class Question:
 
     def _apart(self, query: Tensor) -> tuple[Tensor, ...]:
         """Return the queries that are read in one call each."""
-        if self.spec.queries_apart or self.known.together:
-            return (query,)
-        return query.split(1, dim=2)
+        one = chosen_asking(self.spec, self.known) == "one"
+        return query.split(1, dim=2) if one else (query,)
 
     def _named(self, query: Tensor, value_dim: int, pairs: int) -> dict[str, Any]:
         given = {**self.known.given(query.shape[-1], value_dim, pairs * self.sweeps)}
@@ -166,4 +166,3 @@ def unable(question: Question) -> str:
     if question.case == "worst" and spec.weights is None:
         return "has no explicit weights: its worst values are not known"
     return ""
-

@@ -24,8 +24,9 @@ from neuroattn.theory.lab import DTYPES, KEY_LAWS, Settings
 LARGEST = 2**12
 #: Retrieval may fail below this many associations and hold above: a centred memory of one is empty.
 START = 8
-#: Numbers of associations are told apart down to this fraction of themselves.
-RESOLUTION = 256
+#: Numbers of associations are told apart down to this fraction of themselves; ends of intervals,
+#: which are rounded outward, to a coarser one.
+RESOLUTION, END_RESOLUTION = 256, 64
 #: In single precision, which the sign of a read does not notice.
 SINGLE = Settings(dtype="float32")
 
@@ -178,7 +179,8 @@ def measure(
     }
     reason = unable(question)
     if reason:
-        empty = dict.fromkeys(("capacity", "crossing", "low", "high", "failures"))
+        fields = ("capacity", "crossing", "low", "high", "failures")
+        empty: dict[str, Any] = dict.fromkeys(fields)
         return Capacity(**common, **empty, censored=False, draws=0, reason=reason)
     dtype = DTYPES[settings.dtype]
     drawn = associations(dim, value_dim, law, draws, settings.seed, settings.device, dtype)
@@ -213,8 +215,8 @@ class _Curve:
     def capacity(self, most: int) -> dict[str, Any]:
         """Return what is found between 1 and ``most`` associations."""
         low, above = self._last(lambda point: point.mean <= self.allowed, most)
-        least, _ = self._last(lambda point: point.high <= self.allowed, most)
-        _, beyond = self._last(lambda point: point.low <= self.allowed, most)
+        least, _ = self._last(lambda point: point.high <= self.allowed, most, END_RESOLUTION)
+        _, beyond = self._last(lambda point: point.low <= self.allowed, most, END_RESOLUTION)
         found = self.at(low) if low else None
         return {
             "capacity": low,
@@ -226,7 +228,9 @@ class _Curve:
             "draws": self.at(max(low, 1)).draws,
         }
 
-    def _last(self, holds: Callable[[_Point], bool], most: int) -> tuple[int, int | None]:
+    def _last(
+        self, holds: Callable[[_Point], bool], most: int, resolution: int = RESOLUTION
+    ) -> tuple[int, int | None]:
         """Return the last number that holds (0 if none does) and one above that does not.
 
         The second is None if the largest number holds.
@@ -247,7 +251,7 @@ class _Curve:
                 high = size
                 break
             low = size
-        while high - low > max(1, low // RESOLUTION):
+        while high - low > max(1, low // resolution):
             middle = (low + high) // 2
             if holds(self.at(middle)):
                 low = middle
@@ -294,4 +298,3 @@ def _check_parameters(spec: Mechanism, parameters: Mapping[str, Any]) -> None:
                 f"attention={spec.name!r} has no parameter {name!r}"
                 f"{did_you_mean(name, known) or '.'} Allowed: {', '.join(known)}."
             )
-

@@ -34,9 +34,9 @@ class Neutral:
     weight : float
         Numbers that it holds for one draw, in memories of dim x value_dim: fewer draws are taken
         of what is slow.
-    together : bool
-        Whether all stored items are asked at once, in place of one at a time where queries
-        compete.
+    asked : {"", "one", "some", "all"}
+        One query a call, some items at once, or all stored items; "" for some where a query's
+        read depends on no other, and one at a time where it does.
     most : int or None
         Largest number of associations, where memory grows with its square.
     """
@@ -46,7 +46,7 @@ class Neutral:
     reason: str = ""
     form: str = ""
     weight: float = 0.0
-    together: bool = False
+    asked: str = ""
     most: int | None = None
 
 
@@ -88,12 +88,16 @@ _OWN_TOKENS = (
     "its item is"
 )
 _NEUTRAL: dict[str, Neutral] = {
-    "adaptive_filter": Neutral(words="asked one at a time, at the time of the last item"),
+    "adaptive_filter": Neutral(
+        lambda dim, value_dim, pairs: {"query_times": torch.tensor([pairs - 1.0])},
+        "asked at the time of the last item",
+        asked="some",
+    ),
     "affine_scaled": Neutral(
         lambda *sizes: {"gain": torch.ones(1, 1, 1), "gain_average": torch.ones(1)},
         "gain and average gain 1: the softmax",
     ),
-    "flow": Neutral(words="all items asked together: queries compete", together=True, most=2048),
+    "flow": Neutral(words="all items asked together: queries compete", asked="all", most=2048),
     "gated": Neutral(lambda *sizes: {"gate": torch.zeros(1, 1, 1, 1)}, "gate 1/2"),
     "hedgehog": Neutral(
         lambda dim, *sizes: {"feature_weight": torch.eye(dim)[None]},
@@ -106,7 +110,9 @@ _NEUTRAL: dict[str, Neutral] = {
         "landmarks are the mean keys of the blocks; asked one at a time, from the last block",
     ),
     "mega": Neutral(
-        _mega, "no moving average, projection and scales the identity: softmax of SiLU features"
+        _mega,
+        "no moving average, projection and scales the identity: softmax of SiLU features",
+        asked="some",
     ),
     "mixture_of_heads": Neutral(
         lambda *sizes: {"router": torch.zeros(1, 1, 1)}, "one head, which is always on"
@@ -118,13 +124,13 @@ _NEUTRAL: dict[str, Neutral] = {
     "routing": Neutral(
         lambda dim, *sizes: {"centroids": _random_directions(dim)},
         "8 random centroids, as before training; all items asked together: queries compete",
-        together=True,
-        most=2048,
+        asked="all",
+        most=1024,
     ),
     "covariance": Neutral(form="parallel"),
     "lightning": Neutral(form="parallel"),
     "linear": Neutral(form="parallel"),
-    "local_linear": Neutral(weight=32, most=1024),
+    "local_linear": Neutral(weight=256, most=1024),
     "mesa": Neutral(weight=32),
     "retention": Neutral(form="parallel"),
     "s6": Neutral(form="recurrent", weight=16),
@@ -161,8 +167,13 @@ def chosen_form(spec: Mechanism, known: Neutral) -> str:
     return "chunked" if spec.recurrent and "chunked" in spec.forms else "auto"
 
 
+def chosen_asking(spec: Mechanism, known: Neutral) -> str:
+    """Return whether one, some or all items are asked for in a call."""
+    return known.asked or ("some" if spec.queries_apart else "one")
+
+
 def weight(spec: Mechanism, known: Neutral) -> float:
     """Return how many memories of dim x value_dim numbers stand for the time of one draw."""
     # A loop over tokens costs what its state does.
-    of_form = {"chunked": 16.0}.get(chosen_form(spec, known), 0.0) if spec.recurrent else 0.0
-    return max(known.weight, 32.0 if spec.forms == ("recurrent",) else of_form)
+    of_form = {"chunked": 4.0}.get(chosen_form(spec, known), 0.0)
+    return max(known.weight, 128.0 if spec.forms == ("recurrent",) else of_form)

@@ -139,5 +139,3 @@ def _relative_error(found: Capacity) -> float:
     upper = found.largest if high is None else high
     width = upper - low + 1
     return width / (2 * float(norm.isf((1 - found.confidence) / 2))) / (crossing - 1)
-
-
