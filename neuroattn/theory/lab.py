@@ -205,6 +205,7 @@ class Lab:
     def _agree(self, name: str, first: Tensor, other: Tensor) -> None:
         if not first.numel():
             return
+        first, other = first.detach(), other.detach()
         size = max(float(first.abs().max()), torch.finfo(torch.float64).tiny)
         share = float((first - other).abs().max()) / size / self.rounding(AGREEMENT)
         share = math.inf if math.isnan(share) else share
