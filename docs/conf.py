@@ -27,12 +27,14 @@ extensions = [
     "sphinx.ext.autosummary",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
+    "capacity",
+    "claims",
     "mathtext",
     "mechanisms",
     "own_members",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "gallery", "tutorials/*.ipynb", "tutorials/*.py"]
+exclude_patterns = ["_build", "results", "gallery", "tutorials/*.ipynb", "tutorials/*.py"]
 # A reference to a public name of ours that leads nowhere is an error; those to the inside of a
 # room, and to other libraries, are words in a typewriter face.
 nitpicky = True

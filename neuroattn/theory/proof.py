@@ -46,8 +46,7 @@ class Step:
         """The formula as text, or ""."""
         if self.left is None:
             return ""
-        left = sympy.sstr(self.left)
-        return left if self.right is None else f"{left} = {sympy.sstr(self.right)}"
+        return " = ".join(_plain(x) for x in (self.left, self.right) if x is not None)
 
 
 class Proof:
@@ -88,6 +87,12 @@ class Proof:
         if held is not True and held != sympy.true:
             raise ProofError(f"{text}: found {held}.")
         self.steps.append(Step(text, expression, checked=True))
+
+
+def _plain(expression: Any) -> str:
+    # A matrix would take a line a row.
+    rows = expression.tolist() if isinstance(expression, sympy.MatrixBase) else expression
+    return str(sympy.sstr(rows))
 
 
 def _simplified(expression: Any) -> Any:

@@ -59,6 +59,16 @@ def test_the_longer_of_two_axes_runs_and_the_other_tells_lines_apart() -> None:
     assert labelled["d = 16"] == [2, 4, 6]
 
 
+def test_a_logarithmic_axis_has_numbers_for_labels() -> None:
+    """Catches labels that show their own markup."""
+    figure = claims.claim_figure(verdict(curve(n=[1.0, 100.0, 10000.0])))
+    assert figure is not None
+    figure.canvas.draw()
+    labels = [x.get_text() for x in figure.axes[0].get_xticklabels()]
+    assert "100" in labels
+    assert not any("$" in label for label in labels)
+
+
 def test_what_is_no_curve_has_no_figure() -> None:
     assert claims.claim_figure(verdict(LAB.equal("x", 1.0, 1.0))) is None
 
