@@ -76,7 +76,8 @@ def main(given: argparse.Namespace) -> None:
     if given.json is not None:
         rows = [each.as_dict() for each in found]
         fitted = [each.as_dict() for each in fits.values()]
-        write_json(given.json, {"seconds": seconds, "rows": rows, "exponents": fitted})
+        facts = {**_facts(given.device, given.seed), **options, "seconds": round(seconds, 1)}
+        write_json(given.json, {"facts": facts, "rows": rows, "exponents": fitted})
         print(given.json)
     if given.figure is not None:
         from neuroattn.report import capacity_figure, png
@@ -87,14 +88,26 @@ def main(given: argparse.Namespace) -> None:
         print(given.figure)
 
 
+def _facts(device: str, seed: int) -> dict[str, object]:
+    import platform
+
+    import torch
+
+    from neuroattn import __version__
+
+    name = torch.cuda.get_device_name(device) if device != "cpu" else platform.machine()
+    versions = {"neuroattn": __version__, "torch": torch.__version__}
+    return {"device": device, "device_name": name, "dtype": "float32", "seed": seed, **versions}
+
+
 def _print_case(
     case: str, dims: Sequence[int], rows: dict[str, tuple[list[Capacity], Exponent]]
 ) -> None:
-    columns = "".join(f"{f'dim {dim}':>19}" for dim in dims)
+    columns = "".join(f"{f'dim {dim}':>22}" for dim in dims)
     print(f"{f'associations, {case} case':<28}{columns}{'exponent':>16}")
     for name, (found, fit) in rows.items():
         if any(each.capacity is not None for each in found):
-            cells = "".join(f"{cell(each):>19}" for each in found)
+            cells = "".join(f"{cell(each):>22}" for each in found)
             print(f"{name:<28}{cells}{power(fit):>16}")
     print()
 

@@ -53,8 +53,9 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether every entry is within its tolerance; an undefined or infinite error is not."""
-        return bool(np.all((self.error <= self.tolerance) & np.isfinite(self.error)))
+        """Whether there are entries, and every one is within a finite tolerance."""
+        bounded = np.isfinite(self.error) & np.isfinite(self.tolerance)
+        return bool(self.error.size and np.all((self.error <= self.tolerance) & bounded))
 
     @property
     def defined(self) -> bool:
@@ -66,18 +67,23 @@ class Comparison:
         """Flat index of the entry that is nearest to failing, or fails most."""
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(self.error == 0, 0.0, self.error / self.tolerance)
-        return int(np.argmax(np.where(np.isfinite(self.error), share, np.inf)))
+        bounded = np.isfinite(self.error) & np.isfinite(self.tolerance)
+        return int(np.argmax(np.where(bounded, share, np.inf)))
 
     @property
     def strain(self) -> float:
         """Error over tolerance at the worst entry: above 1 it fails."""
+        if not self.error.size:
+            return float("inf")
         error, tolerance = self.at_worst("error"), self.at_worst("tolerance")
-        if not np.isfinite(error):
+        if not np.isfinite(error) or not np.isfinite(tolerance):
             return float("inf")
         return 0.0 if error == 0 else float(error / tolerance) if tolerance else float("inf")
 
     def at_worst(self, what: str) -> float:
-        """Return one of the arrays at the worst entry."""
+        """Return one of the arrays at the worst entry; not a number if there is none."""
+        if not self.error.size:
+            return float("nan")
         return float(np.ravel(getattr(self, what))[self.worst])
 
     def dataset(self) -> xr.Dataset:

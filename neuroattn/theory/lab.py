@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import norm
+from scipy.stats import t as student
 from torch import Tensor
 
 from neuroattn.attention.dispatch import attend, weights
 from neuroattn.attention.registry import State, get
 from neuroattn.errors import InputError, MissingExtraError
 from neuroattn.names import check_name
-from neuroattn.theory.comparison import Comparison
+from neuroattn.theory.comparison import Array, Comparison
 
 DTYPES: dict[str, torch.dtype] = {
     "float64": torch.float64,
@@ -361,7 +362,8 @@ class Lab:
         if drawn.ndim == 0 or len(drawn) < 20:
             raise InputError(f"comparison {name!r} needs at least 20 independent draws.")
         spread = drawn.std(axis=0, ddof=1) / math.sqrt(len(drawn))
-        return self.estimate(name, drawn.mean(axis=0), spread, predicted, axes=axes)
+        found = drawn.mean(axis=0)
+        return self.estimate(name, found, spread, predicted, draws=len(drawn), axes=axes)
 
     def estimate(
         self,
@@ -370,16 +372,28 @@ class Lab:
         spread: Any,
         predicted: Any,
         *,
+        draws: int | None = None,
         axes: Mapping[str, Any] | None = None,
     ) -> Comparison:
         """Compare an estimate that is normal about its expectation, given its standard error.
 
         The tolerance is four standard errors for one entry, and for several as many as keep the
-        chance of a false alarm the same (Bonferroni).
+        chance of a false alarm the same (Bonferroni). Where the standard error is itself
+        estimated, from ``draws`` independent draws, Student's law widens it to the same chance.
+
+        Parameters
+        ----------
+        name, measured, predicted, axes
+            As in :meth:`equal`.
+        spread : array
+            Standard error of each entry.
+        draws : int, optional
+            From how many independent draws ``spread`` comes; many, if left out.
         """
         measured, predicted = _arrays(measured, predicted)
         spread = np.broadcast_to(np.asarray(spread, dtype=float), measured.shape)
-        bound = float(norm.isf(FALSE_ALARM / 2 / max(measured.size, 1)))
+        level = FALSE_ALARM / 2 / max(measured.size, 1)
+        bound = float(norm.isf(level) if draws is None else student.isf(level, draws - 1))
         error = np.abs(measured - predicted)
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.where(error == 0, 0.0, (measured - predicted) / spread)
@@ -403,16 +417,16 @@ class Lab:
         bound: Any,
         *,
         slack: float = 0.0,
-        reason: str = "an inequality",
+        reason: str = "",
         axes: Mapping[str, Any] | None = None,
     ) -> Comparison:
-        """Check measured <= bound; the error is by how much it is not, ``slack`` is allowed."""
+        """Check measured <= bound; the error is by how much it is not.
+
+        ``slack`` is allowed; if it is more than rounding, ``reason`` says why.
+        """
         measured, bound = _arrays(measured, bound)
         error = np.maximum(measured - bound, 0.0)
-        allowed = np.full(error.shape, slack)
-        return Comparison(
-            name, bound, measured, error, allowed, 0.0, reason, axes=_axes(axes, error)
-        )
+        return self._bounded(name, measured, bound, error, slack, reason, axes)
 
     def at_least(
         self,
@@ -421,16 +435,30 @@ class Lab:
         bound: Any,
         *,
         slack: float = 0.0,
-        reason: str = "an inequality",
+        reason: str = "",
         axes: Mapping[str, Any] | None = None,
     ) -> Comparison:
         """Check measured >= bound; see :meth:`at_most`."""
         measured, bound = _arrays(measured, bound)
         error = np.maximum(bound - measured, 0.0)
+        return self._bounded(name, measured, bound, error, slack, reason, axes)
+
+    def _bounded(
+        self,
+        name: str,
+        measured: Array,
+        bound: Array,
+        error: Array,
+        slack: float,
+        reason: str,
+        axes: Mapping[str, Any] | None,
+    ) -> Comparison:
+        largest = max(1.0, float(np.abs(bound[np.isfinite(bound)]).max(initial=0.0)))
+        if not reason and slack > self.rounding(AGREEMENT) * largest:
+            raise InputError(f"comparison {name!r} needs a reason for its slack of {slack:g}.")
+        said = reason or ("an inequality, but for rounding" if slack else "an inequality")
         allowed = np.full(error.shape, slack)
-        return Comparison(
-            name, bound, measured, error, allowed, 0.0, reason, axes=_axes(axes, error)
-        )
+        return Comparison(name, bound, measured, error, allowed, 0.0, said, axes=_axes(axes, error))
 
 
 def _arrays(measured: Any, predicted: Any) -> tuple[Any, Any]:

@@ -26,6 +26,7 @@ def comparison(error: list[float], tolerance: list[float]) -> Comparison:
         ([0.0, 1.0], [0.0, 0.0], False, 1, math.inf),
         ([math.nan, 0.1], [1.0, 1.0], False, 0, math.inf),
         ([0.1, math.inf], [1.0, 1.0], False, 1, math.inf),
+        ([0.1, 0.1], [1.0, math.inf], False, 1, math.inf),
     ],
 )
 def test_the_entry_nearest_to_failing_is_told(
@@ -37,6 +38,14 @@ def test_the_entry_nearest_to_failing_is_told(
     assert found.worst == worst
     assert found.strain == strain
     assert found.defined is not any(map(math.isnan, error))
+
+
+def test_nothing_compared_is_nothing_shown() -> None:
+    """Catches a claim that passes because its list of cases is empty."""
+    empty = comparison([], [])
+    assert not empty.passed
+    assert empty.strain == math.inf
+    assert math.isnan(empty.at_worst("measured"))
 
 
 def test_a_curve_becomes_a_labelled_dataset() -> None:

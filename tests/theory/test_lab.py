@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest, norm
+from scipy.stats import t as student
 
 from neuroattn.attention import attend, registry
 from neuroattn.errors import InputError, UnknownNameError
@@ -183,16 +184,19 @@ def test_the_mean_of_draws_fails_as_seldom_as_it_says() -> None:
     scale = np.std([each.at_worst("z") for each in one])
     assert 0.9 < scale < 1.1
     assert all(each.passed for each in one)
-    assert one[0].at_worst("tolerance") / one[0].spread == pytest.approx(4.0)
+    assert lab().estimate("x", 0.0, 1.0, 0.0).at_worst("tolerance") == pytest.approx(4.0)
+    allowed = one[0].at_worst("tolerance") / float(one[0].spread)
+    assert 2 * student.sf(allowed, 399) == pytest.approx(2 * norm.sf(4))
     many = lab().mean("x", rng.normal(size=(400, 1000)), 0.0)
     assert many.passed
     assert np.abs(many.z).max() > 2.5
     level = many.tolerance[0] / many.spread[0]
-    assert 1000 * 2 * norm.sf(level) == pytest.approx(2 * norm.sf(4))
+    assert 1000 * 2 * student.sf(level, 399) == pytest.approx(2 * norm.sf(4))
     assert not lab().mean("x", rng.normal(0.5, 1, size=(400,)), 0.0).passed
     # An infinite draw makes the standard error undefined, which must not pass anything.
     with np.errstate(invalid="ignore"):
         assert not lab().mean("x", [*rng.normal(size=399), np.inf], 0.0).passed
+    assert not lab().estimate("x", 1.0, np.inf, 0.0).passed
     with pytest.raises(InputError, match="at least 20"):
         lab().mean("x", [1.0, 2.0], 0.0)
 
@@ -201,7 +205,10 @@ def test_bounds_are_one_sided() -> None:
     here = lab()
     assert here.at_most("x", [1.0, 0.0], [1.0, 5.0]).passed
     assert not here.at_most("x", 1.1, 1.0).passed
-    assert here.at_most("x", 1.1, 1.0, slack=0.2).passed
+    assert here.at_most("x", 1.1, 1.0, slack=0.2, reason="known to be less than 0.2").passed
+    assert here.at_least("x", 1.0 - 1e-14, 1.0, slack=1e-13).reason.endswith("but for rounding")
+    with pytest.raises(InputError, match=r"needs a reason for its slack of 0.2"):
+        here.at_most("x", 1.1, 1.0, slack=0.2)
     assert here.at_least("x", 2.0, 1.0).passed
     assert not here.at_least("x", [0.9], 1.0).passed
     assert not here.at_least("x", np.nan, 1.0).passed

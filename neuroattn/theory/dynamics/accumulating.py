@@ -39,6 +39,8 @@ def plain(
         As in :class:`StateSpace`.
     Lambda, B, C : Tensor
         Without the axis of channels: (batch, heads, tokens, N), Λ also with one more N.
+    **more
+        Other attributes of :class:`StateSpace`, such as ``D`` or ``initial``.
     """
     zeros = value.new_zeros(*value.shape[:2], value.shape[-1], B.shape[-1])
     given = {"D": value.new_zeros(1, 1, value.shape[2], 1), "initial": zeros, **more}
@@ -60,6 +62,8 @@ def summing(
 
     Parameters
     ----------
+    mechanism, value
+        As in :class:`StateSpace`.
     asked, keyed : Tensor
         φ(q) and ψ(k), (batch, heads, tokens, N).
     eta : Tensor or None
@@ -96,6 +100,10 @@ def centred(
 
     Parameters
     ----------
+    mechanism, value
+        As in :class:`StateSpace`.
+    asked, keyed : Tensor
+        φ(q) and ψ(k), (batch, heads, tokens, N).
     around : bool
         Whether the mean of the keys is subtracted from the query.
     mean : bool

@@ -26,6 +26,10 @@ def transition(lab: Lab, name: str, key: Tensor, **given: Any) -> np.ndarray:
 
     Parameters
     ----------
+    lab : Lab
+        What runs the mechanism.
+    name : str
+        The mechanism.
     key : Tensor
         (batch, 1, tokens, dim)
     **given

@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.special import roots_genlaguerre
+from scipy.linalg import eigh_tridiagonal
 from scipy.stats import norm
 
 from neuroattn.errors import InputError
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.comparison import Array
 from neuroattn.theory.icl.risks import check_task
 
@@ -70,8 +71,7 @@ def head_moments(omega: Any, length: int, dim: int, *, nodes: int = 20) -> tuple
             f"omega={float(np.abs(omegas).max())!r} is too sharp for the quadrature in dim={dim}: "
             f"|omega| sqrt(dim) is {sharpest:.3g} and may be at most {SHARPEST:g}."
         )
-    half, mass = roots_genlaguerre(nodes, dim / 2 - 1)
-    radii, mass = np.sqrt(2 * half), mass / mass.sum()
+    radii, mass = _query_lengths(dim, check_whole("nodes", nodes, 1))
     seen = mass > 1e-13
     radii, mass = radii[seen], mass[seen]
     heads = len(omegas)
@@ -87,6 +87,19 @@ def head_moments(omega: Any, length: int, dim: int, *, nodes: int = 20) -> tuple
                     # Stein: E Σ p s = a (1 - E Σ p²) for weights p ∝ exp(a s).
                     drift[i] += radius**2 * omegas[i] * (share - pair[1])
     return drift, overlap
+
+
+def _query_lengths(dim: int, nodes: int) -> tuple[Array, Array]:
+    """Return lengths of a normal vector and their chances, by Gauss and Laguerre.
+
+    Half the square has the density r^(dim/2 - 1) e^-r. Nodes and chances are the eigenvalues of the
+    Jacobi matrix and the squares of its eigenvectors' first entries (Golub and Welsch), which sum
+    to one: nothing overflows in high dimension.
+    """
+    power, order = dim / 2 - 1, np.arange(nodes)
+    after = order[1:]
+    half, vectors = eigh_tridiagonal(2 * order + 1 + power, np.sqrt(after * (after + power)))
+    return np.sqrt(2 * np.maximum(half, 0.0)), np.square(vectors[0])
 
 
 def _overlap(a: float, b: float, length: int) -> Array:

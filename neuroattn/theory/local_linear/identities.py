@@ -65,7 +65,7 @@ register(
         found="The sum is 1 at every ridge. The mean key is the query at ridge 0 only; with one it "
         "stays behind, towards the mean of softmax, by the stated amount: along a direction in "
         "which the keys spread with variance c, by the share ridge/(c + ridge).",
-        mechanisms=("local_linear",),
+        mechanisms=("local_linear", "softmax"),
         measure=measure_moments,
         mutants={
             "the mean key is the query at any ridge": {

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import sympy
 import torch
-from scipy.special import roots_jacobi
+from scipy.special import beta, hyp2f1
 from torch import Tensor
 
 from neuroattn.errors import InputError
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Comparison
 from neuroattn.theory.lab import Lab
@@ -74,7 +75,7 @@ def target_agreement(angle: Any, dim: int = 2) -> Any:
     Raises
     ------
     InputError
-        If the angle is outside 0 to pi or ``dim`` is below 2.
+        If the angle is outside 0 to pi, or ``dim`` no whole number of at least 2.
 
     References
     ----------
@@ -83,21 +84,15 @@ def target_agreement(angle: Any, dim: int = 2) -> Any:
     angle = np.asarray(angle, dtype=float)
     if not np.all((angle >= 0) & (angle <= math.pi)):
         raise InputError(f"angle={angle!r} must be in radians, from 0 to pi.")
-    if dim < 2:
-        raise InputError(f"dim={dim!r} must be at least 2: a plane is spanned by two directions.")
+    check_whole("dim", dim, 2)
     sharp = np.minimum(angle, math.pi - angle)[..., None]
     nodes, shares = np.polynomial.legendre.leggauss(64)
     at = sharp + (math.pi / 2 - sharp) * (nodes + 1) / 2
     share = (math.pi / 2 - sharp) * shares / 2
-    if dim == 2:
-        turned = at
-    else:
-        # r has density (dim-2) r (1-r²)^(dim/2-2) on 0..1.
-        power = dim / 2 - 2
-        roots, mass = roots_jacobi(64, power, 0.0)
-        length = (roots + 1) / 2
-        mass = mass * length * (1 + length) ** power
-        turned = np.arcsin(length * np.sin(at)[..., None]) @ (mass / mass.sum())
+    # E asin(r c) = ∫ (1-r²)^(dim/2-1) c / √(1-c²r²) dr over 0..1, r being longer than that with the
+    # chance (1-r²)^(dim/2-1).
+    sines = np.sin(at)
+    turned = sines / 2 * beta(0.5, dim / 2) * hyp2f1(0.5, 0.5, (dim + 1) / 2, sines**2)
     found = 0.5 + np.sign(math.pi / 2 - angle) * 2 / math.pi**2 * (turned * share).sum(-1)
     return found if np.ndim(found) else float(found)
 
