@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuroattn.cli import capacity
-from neuroattn.cli.results import PlainParser
+from neuroattn.cli.parser import PlainParser
 from neuroattn.errors import InputError
 from neuroattn.names import check_name
 
@@ -88,6 +88,12 @@ def _fits(spec: Mechanism, form: str, backend: str) -> bool:
 
 def _bench(given: argparse.Namespace) -> None:
     if given.capacity:
+        plain = _parser().parse_args(["bench"])
+        of_time = ("lengths", "form", "dim", "heads", "repeats", "no_memory")
+        for option in of_time:
+            if getattr(given, option) != getattr(plain, option):
+                name = option.replace("_", "-")
+                raise InputError(f"--{name} is of time and memory; --capacity has --dims.")
         capacity.main(given)
         return
     if given.dims is not None or given.figure is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from neuroattn.errors import InputError
 
 if TYPE_CHECKING:
+    from neuroattn.theory import Settings
     from neuroattn.theory.capacity import Capacity, Exponent
 
 DIMS = (16, 32, 64, 128, 256)
@@ -41,12 +42,14 @@ def main(given: argparse.Namespace) -> None:
     from neuroattn.io import atomic_path, write_json
     from neuroattn.theory.capacity import CASES, exponent, table
     from neuroattn.theory.lab import Settings
+    from neuroattn.theory.verification import check_settings
 
     names = list(dict.fromkeys(given.names)) or list_mechanisms()
     dims = sorted(set(given.dims or DIMS))
     if dims[0] < 1:
         raise InputError(f"--dims={dims} must be widths of at least 1.")
-    settings = Settings(device=given.device, dtype="float32", seed=given.seed)
+    settings = Settings(given.device, given.dtype, given.backend, given.seed)
+    check_settings(settings)
     options = {name: getattr(given, name) for name in ("snr", "law", "noise", "draws")}
     if given.largest is not None:
         options["largest"] = given.largest
@@ -76,7 +79,7 @@ def main(given: argparse.Namespace) -> None:
     if given.json is not None:
         rows = [each.as_dict() for each in found]
         fitted = [each.as_dict() for each in fits.values()]
-        facts = {**_facts(given.device, given.seed), **options, "seconds": round(seconds, 1)}
+        facts = {**_facts(settings), **options, "seconds": round(seconds, 1)}
         write_json(given.json, {"facts": facts, "rows": rows, "exponents": fitted})
         print(given.json)
     if given.figure is not None:
@@ -88,16 +91,18 @@ def main(given: argparse.Namespace) -> None:
         print(given.figure)
 
 
-def _facts(device: str, seed: int) -> dict[str, object]:
+def _facts(settings: Settings) -> dict[str, object]:
     import platform
+    from dataclasses import asdict
 
     import torch
 
     from neuroattn import __version__
 
-    name = torch.cuda.get_device_name(device) if device != "cpu" else platform.machine()
+    cuda = settings.device.startswith("cuda")
+    name = torch.cuda.get_device_name(settings.device) if cuda else platform.machine()
     versions = {"neuroattn": __version__, "torch": torch.__version__}
-    return {"device": device, "device_name": name, "dtype": "float32", "seed": seed, **versions}
+    return {**asdict(settings), "device_name": name, **versions}
 
 
 def _print_case(

@@ -10,7 +10,7 @@ import torch
 
 from neuroattn.cli.compare import run_comparison
 from neuroattn.cli.finish import write_presentation
-from neuroattn.cli.results import PlainParser
+from neuroattn.cli.parser import PlainParser
 from neuroattn.data.simulated_cortex import SimulatedCortex
 from neuroattn.encoders.comparison import Comparison
 from neuroattn.encoders.decoder import DecoderConfig

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from neuroattn.cli.compare import CompareParser
 from neuroattn.cli.messages import RECIPE_MODE, constructor_errors, recipe_errors
-from neuroattn.cli.results import PlainParser
+from neuroattn.cli.parser import PlainParser
 from neuroattn.data.reader import Reader
 from neuroattn.errors import InputError
 from neuroattn.features.base import FeatureBasis

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from neuroattn.cli.finish import (
@@ -11,21 +10,10 @@ from neuroattn.cli.finish import (
     write_brain_maps,
     write_presentation,
 )
+from neuroattn.cli.parser import PlainParser
 from neuroattn.errors import InputError
 from neuroattn.io import existing
-from neuroattn.names import did_you_mean
 from neuroattn.training.run_directory import RunDirectory
-
-
-class PlainParser(argparse.ArgumentParser):
-    """argparse whose mistakes are :class:`InputError`."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        """Raise the message, with the closest match to an option that is unknown."""
-        known = [name for action in self._actions for name in action.option_strings]
-        wrong = message.removeprefix("unrecognized arguments: ").split()[0]
-        hint = did_you_mean(wrong, known) if wrong.startswith("-") else ""
-        raise InputError(f"{self.prog}: {message}{hint or '.'} {self.format_usage().strip()}")
 
 
 def main(command: str, arguments: Sequence[str]) -> None:

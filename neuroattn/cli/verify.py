@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroattn.cli.results import PlainParser
-from neuroattn.errors import InputError, RunExistsError
+from neuroattn.cli.parser import PlainParser
+from neuroattn.errors import FileError, InputError, RunExistsError
 from neuroattn.names import check_name
 
 if TYPE_CHECKING:
@@ -26,15 +27,16 @@ def main(command: str, arguments: Sequence[str]) -> int:
     ------
     InputError
         If no claim matches, or an option has an impossible value.
-    RunExistsError
-        If ``--out`` names a folder that holds something.
+    RunExistsError, FileError
+        If ``--out`` names a folder that holds something, or that cannot be made.
     """
     given = _parser().parse_args(list(arguments))
     check_name("--format", given.format, FORMATS)
-    if given.out is not None and given.out.exists() and any(given.out.iterdir()):
-        raise RunExistsError(f"--out={given.out} is there already; name a new folder.")
+    if given.out is not None:
+        _check_out(given.out)
     from neuroattn.theory import Settings, get, list_claims
-    from neuroattn.theory.verification import check_settings, import_files
+    from neuroattn.theory.claim_files import import_files
+    from neuroattn.theory.verification import check_settings
 
     settings = Settings(given.device, given.dtype, given.backend, given.seed)
     check_settings(settings)
@@ -48,14 +50,39 @@ def main(command: str, arguments: Sequence[str]) -> int:
     ids = [id for id in found if given.slow or not get(id).slow]
     if not ids:
         raise InputError(f"{', '.join(found)}: slow claims only; add --slow to run them.")
-    verdicts = _run(ids, settings, given)
-    _print(verdicts, given.format, _facts(settings, verdicts))
+    finished: list[Verdict] = []
+    try:
+        _run(ids, settings, given, finished)
+    finally:
+        # Also after Ctrl-C: what was finished is told and kept.
+        verdicts = sorted(finished, key=lambda each: ids.index(each.id))
+        if verdicts:
+            _tell(verdicts, settings, given)
+    if all(each.passed is None for each in verdicts):
+        raise InputError(f"nothing was held: {verdicts[0].id}: {verdicts[0].error}.")
+    return 0 if all(each.ok for each in verdicts) else 1
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunExistsError(f"--out={out} is there already; name a new folder.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"--out={out} cannot be made: {error.strerror}.") from error
+    if not os.access(out.parent, os.W_OK):
+        raise FileError(f"--out={out}: no permission to write in {out.parent}.")
+
+
+def _tell(verdicts: Sequence[Verdict], settings: Settings, given: argparse.Namespace) -> None:
+    facts = _facts(settings, verdicts)
     if given.out is not None:
         from neuroattn.report.claims import write_verdicts
 
-        write_verdicts(given.out, verdicts, _facts(settings, verdicts))
+        write_verdicts(given.out, verdicts, facts)
+    _print(verdicts, given.format, facts)
+    if given.out is not None:
         print(f"verdicts, curves and report: {given.out}", file=sys.stderr)
-    return 0 if all(each.ok for each in verdicts) else 1
 
 
 def _parser() -> PlainParser:
@@ -92,7 +119,9 @@ def _parser() -> PlainParser:
     return parser
 
 
-def _run(ids: Sequence[str], settings: Settings, given: argparse.Namespace) -> list[Verdict]:
+def _run(
+    ids: Sequence[str], settings: Settings, given: argparse.Namespace, finished: list[Verdict]
+) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -111,11 +140,12 @@ def _run(ids: Sequence[str], settings: Settings, given: argparse.Namespace) -> l
         task = progress.add_task("claims", total=len(ids))
 
         def seen(verdict: Verdict) -> None:
+            finished.append(verdict)
             progress.update(task, advance=1, description=verdict.id)
             if not verdict.ok:
                 console.print(f"{verdict.id}: {_word(verdict)}", style="red", highlight=False)
 
-        return verify(
+        verify(
             ids,
             settings,
             jobs=given.jobs,
@@ -140,7 +170,7 @@ def _facts(settings: Settings, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     from neuroattn.training.manifest import git_revision, package_versions
 
     versions = package_versions()
-    cuda = settings.device != "cpu"
+    cuda = settings.device.startswith("cuda")
     return {
         **asdict(settings),
         "device_name": torch.cuda.get_device_name(settings.device) if cuda else "cpu",

@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "Lab": "lab",
         "Proof": "proof",
         "Settings": "lab",
-        "Verdict": "verification",
+        "Verdict": "verdict",
         "get": "claim",
         "list_claims": "claim",
         "register": "claim",

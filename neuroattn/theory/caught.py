@@ -28,7 +28,8 @@ def caught(function: Callable[[], T]) -> T | Raised:
     """Return the function's result, or the error that it raised."""
     try:
         return function()
-    except Exception as error:  # noqa: BLE001 - told as the claim's failure
+    # SystemExit too: a claim that calls sys.exit must not end the run as if all held.
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - told as the claim's failure
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
         return Raised(f"{type(error).__name__} at {where}: {error}")

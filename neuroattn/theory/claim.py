@@ -124,6 +124,17 @@ def loaded(family: str | None = None) -> Mapping[str, Claim]:
     return MappingProxyType(_CLAIMS)
 
 
+def registered() -> frozenset[str]:
+    """Return the ids that are registered so far; importing nothing."""
+    return frozenset(_CLAIMS)
+
+
+def forget(ids: Iterable[str]) -> None:
+    """Take claims out of the registry, for a file that is imported again."""
+    for id in ids:
+        _CLAIMS.pop(id, None)
+
+
 def get(id: str) -> Claim:
     """Return a claim.
 

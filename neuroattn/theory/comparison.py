@@ -59,8 +59,9 @@ class Comparison:
 
     @property
     def defined(self) -> bool:
-        """Whether every error is a number."""
-        return not bool(np.any(np.isnan(self.error)))
+        """Whether there are entries, and every error and tolerance is a number."""
+        undefined = np.isnan(self.error) | np.isnan(self.tolerance)
+        return bool(self.error.size) and not bool(np.any(undefined))
 
     @property
     def worst(self) -> int:

@@ -491,4 +491,9 @@ def _leaves(nested: Any) -> Any:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float | bool) else math.nan
+    if not isinstance(value, int | float | bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # an integer that is larger than any float
+        return math.inf if value > 0 else -math.inf

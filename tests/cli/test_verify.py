@@ -9,6 +9,7 @@ import pytest
 
 from neuroattn.cli.main import main
 from neuroattn.theory import claim as registry
+from neuroattn.theory import verification
 from tests.theory.test_verification import MINE
 
 
@@ -82,6 +83,41 @@ def test_out_keeps_everything_and_overwrites_nothing(
     assert main(["verify", "mine", *mine, "--out", str(out)]) == 2
     assert "is there already" in capsys.readouterr().err
     assert (out / "report.html").read_bytes() == before
+
+
+def test_after_ctrl_c_what_was_finished_is_told_and_kept(
+    mine: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches minutes of work that one key throws away, against what the message says."""
+    runs: list[str] = []
+    whole = verification.run
+
+    def second_is_interrupted(id: str, *rest: object) -> object:
+        runs.append(id)
+        if len(runs) == 2:
+            raise KeyboardInterrupt
+        return whole(id, *rest)
+
+    monkeypatch.setattr(verification, "run", second_is_interrupted)
+    assert main(["verify", "mine", *mine, "--out", str(tmp_path / "kept")]) == 130
+    assert "mine.double.a  holds" in capsys.readouterr().out
+    assert (tmp_path / "kept" / "report.html").is_file()
+
+
+def test_holding_nothing_is_no_success(
+    mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a matrix of settings that is green because it runs nothing."""
+    assert main(["verify", "mine.double.a", *mine, "--dtype", "bfloat16"]) == 2
+    assert "nothing was held" in capsys.readouterr().err
+    taken = tmp_path / "file"
+    taken.write_text("x", "utf-8")
+    assert main(["verify", "mine.double.a", *mine, "--out", str(taken)]) == 2
+    assert main(["verify", "mine.double.a", *mine, "--out", str(taken / "deeper")]) == 2
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_the_claims_are_listed_without_being_run(capsys: pytest.CaptureFixture[str]) -> None:

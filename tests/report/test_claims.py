@@ -14,7 +14,7 @@ import xarray as xr
 from neuroattn.errors import FileError
 from neuroattn.report import claims
 from neuroattn.theory import Comparison, Lab, Verdict
-from neuroattn.theory.verification import MutantVerdict
+from neuroattn.theory.verdict import MutantVerdict
 
 LAB = Lab("a.claim")
 

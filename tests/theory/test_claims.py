@@ -10,7 +10,7 @@ from matplotlib.mathtext import MathTextParser
 from neuroattn.report.claims import settable
 from neuroattn.theory import Settings, get, list_claims
 from neuroattn.theory.families import FAMILIES
-from neuroattn.theory.verification import run
+from neuroattn.theory.verdict import run
 
 #: Not the command's default, and not the seed that the claims were written with.
 SEED = 11

@@ -168,6 +168,7 @@ def test_exact_compares_integers_of_any_size() -> None:
     """Catches integers that are compared as floats."""
     big = 2**70
     assert lab().exact("x", [[big, 1]], [[big, 1]]).passed
+    assert lab().exact("larger than any float", [10**400], [10**400]).passed
     found = lab().exact("x", [1, big, big + 1], [1, big, big])
     assert not found.passed
     assert found.at_worst("error") == 1

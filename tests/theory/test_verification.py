@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,20 @@ import pytest
 import torch
 
 from neuroattn.errors import FileError, InputError, UnknownNameError
-from neuroattn.theory import Claim, Comparison, Lab, Proof, Settings, get, register, verify
+from neuroattn.theory import (
+    Claim,
+    Comparison,
+    Lab,
+    Proof,
+    Settings,
+    get,
+    list_claims,
+    register,
+    verify,
+)
 from neuroattn.theory import claim as registry
-from neuroattn.theory.verification import Verdict, run
+from neuroattn.theory.claim_files import import_files
+from neuroattn.theory.verdict import Verdict, run
 
 #: A claim file as a user would write it.
 MINE = """
@@ -40,9 +52,11 @@ for name in "abcd":
 """
 
 
-def measure(lab: Lab, wrong: float = 0.0, raises: bool = False) -> Iterator[Comparison]:
-    if raises:
-        raise ZeroDivisionError("oh")
+def measure(
+    lab: Lab, wrong: float = 0.0, raises: type[BaseException] | None = None
+) -> Iterator[Comparison]:
+    if raises is not None:
+        raise raises("oh")
     keys = lab.normal((1, 1, 3, 2), "k")
     read = lab.attend("linear", keys, keys, keys, feature_map="identity", normalize=False)
     yield lab.equal("read", read, keys @ (keys.mT @ keys) + wrong)
@@ -56,6 +70,7 @@ def claim(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Claim]:
     def made(**fields: Any) -> Claim:
         base = get("pavlovian.crosstalk.variance")
         plain = {"id": "my.claim", "measure": measure, "prove": None, "mechanisms": ("linear",)}
+        plain["half"] = False
         return register(replace(base, **{**plain, "mutants": {"off": {"wrong": 1.0}}, **fields}))
 
     return made
@@ -85,9 +100,10 @@ def test_a_claim_that_does_not_hold_fails(claim: Callable[..., Claim]) -> None:
     ("variant", "why"),
     [
         ({"wrong": 0.0}, "every comparison passed"),
-        ({"raises": True}, "raised instead of failing: ZeroDivisionError"),
+        ({"raises": ZeroDivisionError}, "raised instead of failing: ZeroDivisionError"),
         ({"wrong": math.nan}, "every comparison passed"),
         ({"nonsense": 1}, "TypeError"),
+        ({"raises": SystemExit}, "SystemExit"),
     ],
 )
 def test_a_mutant_that_is_not_rejected_survives(
@@ -100,18 +116,21 @@ def test_a_mutant_that_is_not_rejected_survives(
     assert why in verdict.mutants[0].by
 
 
-def test_a_claim_that_raises_has_failed_and_the_others_go_on(claim: Callable[..., Claim]) -> None:
-    """Catches a run that ends at the first error."""
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_a_claim_that_raises_has_failed_and_the_others_go_on(
+    claim: Callable[..., Claim], error: type[BaseException]
+) -> None:
+    """Catches a run that ends at the first error, or, with sys.exit(0), as if all held."""
 
     def broken(lab: Lab) -> Iterator[Comparison]:
-        return measure(lab, raises=True)
+        return measure(lab, raises=error)
 
     claim(measure=broken)
     claim(id="my.other")
     seen: list[str] = []
     verdicts = verify(["my.claim", "my.other"], seen=lambda each: seen.append(each.id))
     assert [each.passed for each in verdicts] == [False, True]
-    assert "ZeroDivisionError at test_verification.py" in verdicts[0].error
+    assert f"{error.__name__} at test_verification.py" in verdicts[0].error
     assert seen == ["my.claim", "my.other"]
 
 
@@ -136,8 +155,41 @@ def test_a_proof_must_hold_and_check_something(claim: Callable[..., Claim]) -> N
     assert "the sides differ" in found[0].error
 
 
-def test_a_claim_without_comparisons_does_not_hold(claim: Callable[..., Claim]) -> None:
-    assert run(claim(measure=lambda lab, wrong=0.0: ()).id, Settings()).passed is False
+@pytest.mark.parametrize(("yielded", "said"), [((), "nothing"), ((3,), "a int")])
+def test_a_claim_that_compares_nothing_does_not_hold(
+    claim: Callable[..., Claim], yielded: tuple[object, ...], said: str
+) -> None:
+    verdict = run(claim(measure=lambda lab, wrong=0.0: yielded).id, Settings())
+    assert verdict.passed is False
+    assert f"measure yielded {said}" in verdict.error
+
+
+def test_what_is_undefined_kills_no_mutant(claim: Callable[..., Claim]) -> None:
+    """Catches a mutant that is rejected because its standard error is not a number."""
+
+    def vague(lab: Lab, spread: float = 1.0, entries: int = 1) -> Iterator[Comparison]:
+        yield lab.estimate("e", [0.0], [spread], [0.0])
+        yield lab.equal("many", [1.0] * entries, [1.0] * entries)
+
+    mutants = {"vague": {"spread": math.nan}, "empty": {"entries": 0}}
+    verdict = run(claim(measure=vague, mutants=mutants).id, Settings())
+    assert verdict.passed
+    assert [each.killed for each in verdict.mutants] == [False, False]
+
+
+def test_what_a_claim_prints_is_no_verdict(
+    claim: Callable[..., Claim], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches words among the JSON on stdout."""
+
+    def talking(lab: Lab, wrong: float = 0.0) -> Iterator[Comparison]:
+        print("hello")
+        return measure(lab, wrong)
+
+    run(claim(measure=talking).id, Settings())
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "hello" in told.err
 
 
 def test_what_cannot_be_held_is_left_out_with_a_reason(claim: Callable[..., Claim]) -> None:
@@ -189,8 +241,6 @@ def test_a_pool_and_a_cluster_give_the_same_digits_as_a_serial_run(mine: Path) -
 
     ids = [f"mine.double.{name}" for name in "abcd"]
     settings = Settings(seed=3)
-    from neuroattn.theory.verification import import_files
-
     import_files([mine])
     serial = verify(ids, settings, files=[mine])
     assert all(each.ok for each in serial)
@@ -203,6 +253,46 @@ def test_a_pool_and_a_cluster_give_the_same_digits_as_a_serial_run(mine: Path) -
         sent = verify(ids, settings, files=[mine], scheduler=cluster.scheduler_address)
     assert numbers(sent) == numbers(serial)
     assert numbers(verify(ids, Settings(seed=4), files=[mine])) != numbers(serial)
+
+
+def test_an_edited_file_is_imported_again(mine: Path) -> None:
+    """Catches a verdict on what a file said before."""
+    ids = ["mine.double.a"]
+    import_files([mine])
+    assert verify(ids, files=[mine])[0].ok
+    mine.write_text(MINE.replace("factor=2.0", "factor=2.5").replace('"abcd"', '"ab"'), "utf-8")
+    assert not verify(ids, files=[mine])[0].passed
+    assert list_claims("mine") == ["mine.double.a", "mine.double.b"]
+    mine.write_text(MINE + "\nraise ValueError('half-way')", "utf-8")
+    with pytest.raises(InputError, match="half-way"):
+        import_files([mine])
+    with pytest.raises(InputError, match="no claim matches"):
+        list_claims("mine")
+    mine.write_text(MINE, "utf-8")
+    assert verify(["mine.double.d"], files=[mine])[0].ok
+
+
+def test_threads_of_a_worker_import_a_file_once(mine: Path) -> None:
+    """Catches a race between threads that register the same claims."""
+    with ThreadPoolExecutor(8) as pool:
+        found = list(
+            pool.map(lambda name: run(f"mine.double.{name}", Settings(), [str(mine)]), "abcd")
+        )
+    assert all(each.ok for each in found)
+
+
+def test_a_process_that_dies_costs_its_own_claim_only(mine: Path) -> None:
+    """Catches a pool that condemns every claim for one that ran out of memory."""
+    deadly = MINE.replace(
+        "def measure(lab, factor=2.0):",
+        "import functools, os\n\n\ndef measure(lab, factor=2.0):\n"
+        "    if lab.claim.endswith('b'):\n        os._exit(1)",
+    ).replace("measure=measure", "measure=functools.partial(measure)")
+    mine.write_text(deadly, "utf-8")
+    import_files([mine])
+    found = verify([f"mine.double.{name}" for name in "abc"], files=[mine], jobs=2)
+    assert [each.passed for each in found] == [True, False, True]
+    assert "its process died" in found[1].error
 
 
 def test_a_claim_of_this_process_cannot_be_sent_elsewhere(claim: Callable[..., Claim]) -> None:
@@ -229,6 +319,8 @@ def test_impossible_settings_are_answered_at_once(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="no CUDA device"):
             verify(ids, Settings(device="cuda"))
+    with pytest.raises(InputError, match="cpu:7"):
+        verify(ids, Settings(device="cpu:7"))
     with pytest.raises(FileError, match="not a Python file"):
         verify(ids, files=[tmp_path / "none.py"])
     bad = tmp_path / "bad.py"
@@ -247,13 +339,13 @@ def test_a_verdict_becomes_plain_json(claim: Callable[..., Claim]) -> None:
         yield lab.near(
             "tight", [1.0, 2.0], [1.0, 2.9 + wrong], tolerance=1.0, expected=1, reason="g"
         )
-        yield lab.near("undefined", 1.0, 1.0, tolerance=math.inf, expected=1.0, reason="given")
+        yield lab.near("unknown", 1.0, 1.0, tolerance=1.0, expected=math.inf, reason="given")
 
     verdict = run(claim(measure=several).id, Settings())
     plain = json.loads(json.dumps(verdict.summary(), allow_nan=False))
     keys = ("id", "paper", "statement", "predicted", "measured", "error", "tolerance", "seconds")
     assert set(keys) | {"passed", "mutants", "z"} <= set(plain)
     assert (plain["predicted"], plain["measured"], plain["tolerance"]) == (2.9, 2.0, 1.0)
-    assert plain["comparisons"][2]["tolerance"] is None
+    assert plain["comparisons"][2]["expected_error"] is None
     assert plain["mutants"][0]["killed"] is True
     assert plain["z"] is None

@@ -36,7 +36,8 @@ average is ``dim (1 + 1 / snr)``.
 associations of the same draws, the same noise and the same random numbers for which item is
 asked, so that sizes are compared and not draws. The interval is what a test does not reject: all
 ``N`` at which the measured probability differs from the allowed one by no more than sampling makes
-it differ, draws being the independent units. What still holds at the largest size tried is
+it differ, draws being the independent units; it covers at least at its rate, and is wider where
+errors are rarer than the draws can show. What still holds at the largest size tried is
 censored, and said to be so.
 """
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import t as student
 
 from neuroattn.attention import get
 from neuroattn.errors import InputError, MismatchError
@@ -113,7 +113,8 @@ def exponent(found: Sequence[Capacity]) -> Exponent:
     points = [
         (each.dim, each.crossing - 1, _relative_error(each))
         for each in sorted(found, key=lambda each: each.dim)
-        if each.crossing is not None and each.crossing >= 2
+        # An interval that is open above says nothing of the error.
+        if each.crossing is not None and each.crossing >= 2 and each.high is not None
     ]
     mechanism, case = found[0].mechanism, found[0].case
     dims = tuple(dim for dim, _, _ in points)
@@ -134,8 +135,8 @@ def exponent(found: Sequence[Capacity]) -> Exponent:
 
 def _relative_error(found: Capacity) -> float:
     """Return the standard error of log(capacity - 1) that an interval implies."""
-    crossing, low, high = found.crossing or 0.0, found.low or 0, found.high
+    crossing, low, high = found.crossing or 0.0, found.low or 0, found.high or 0
     # An integer interval is half an association wider, either side, than what it rounds.
-    upper = found.largest if high is None else high
-    width = upper - low + 1
-    return width / (2 * float(norm.isf((1 - found.confidence) / 2))) / (crossing - 1)
+    width = high - low + 1
+    quantile = float(student.isf((1 - found.confidence) / 2, max(found.draws - 1, 1)))
+    return width / (2 * quantile) / (crossing - 1)
