@@ -21,6 +21,16 @@ def insert(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = source[0].replace(PLACE, tables(found) if found else _MISSING)
 
 
+def draw(app: Sphinx) -> None:
+    """Draw the figure of the page from the same file."""
+    from neuroattn.report import capacity_figure, png
+    from neuroattn.theory.capacity import Capacity
+
+    if RESULT.exists():
+        rows = [Capacity(**row) for row in json.loads(RESULT.read_text("utf-8"))["rows"]]
+        (Path(app.srcdir) / "theory" / "capacity.png").write_bytes(png(capacity_figure(rows)))
+
+
 _MISSING = "The result file is not there; `neuroattn attention bench --capacity` measures it."
 
 
@@ -34,9 +44,14 @@ def tables(found: Mapping[str, Any]) -> str:
         (each["mechanism"], each["case"]): Exponent(**{**each, "dims": tuple(each["dims"])})
         for each in found["exponents"]
     }
+    facts = found["facts"]
     dims = sorted({row.dim for row in rows})
     names = list(dict.fromkeys(row.mechanism for row in rows))
-    parts = []
+    parts = [
+        f"Measured in {facts['seconds']:.0f} s on {facts['device']} ({facts['device_name']}), "
+        f"{facts['dtype']}, torch {facts['torch']}, seed {facts['seed']}, {facts['draws']} draws.",
+        "![Associations held over the width of a key](capacity.png)",
+    ]
     for case in ("average", "worst"):
         lines = []
         for name in names:
@@ -65,5 +80,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
+    app.connect("builder-inited", draw)
     app.connect("source-read", insert)
     return {"parallel_read_safe": True}

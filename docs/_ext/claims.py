@@ -169,7 +169,7 @@ def _mutants(mutants: Sequence[dict[str, Any]]) -> list[str]:
 def _table(claims: Sequence[Claim], known: dict[str, Verdict], slow: dict[str, Any]) -> str:
     from neuroattn.report.claims import state
 
-    lines = ["| Claim | Says | Finding | Verdict | Mutants |", "|---|---|---|---|---|"]
+    lines = ["| Claim | Finding | Verdict | Mutants |", "|---|---|---|---|"]
     for claim in claims:
         verdict, kept = known.get(claim.id), slow.get(claim.id)
         if verdict is not None:
@@ -180,8 +180,8 @@ def _table(claims: Sequence[Claim], known: dict[str, Verdict], slow: dict[str, A
             killed = sum(each["killed"] for each in kept["mutants"]), len(kept["mutants"])
         else:
             said, killed = "slow: not run here", (0, 0)
-        link = f"[{claim.id}](#{claim.id})"
-        cells = [link, plain(claim.title), claim.finding, said, f"{killed[0]} of {killed[1]}"]
+        link = f"[{plain(claim.title)}](#{claim.id}) `{claim.id}`"
+        cells = [link, claim.finding, said, f"{killed[0]} of {killed[1]}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -17,8 +17,10 @@ from tests.attention.contract import Example
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTENTION = sorted((ROOT / "docs" / "attention").glob("*.md"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *ATTENTION]
+THEORY = sorted((ROOT / "docs" / "theory").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *ATTENTION, *THEORY]
 PAGES_BY_NAME = [pytest.param(page, id=f"{page.parent.name}-{page.stem}") for page in PAGES]
+FAMILY = str(ROOT / "neuroattn" / "theory") + r"/\1/__init__.py"
 # Made by a run or by the user, not part of the project.
 ABSENT = ("encoders/NAME.yaml",)
 
@@ -46,7 +48,11 @@ def test_the_readme_program_runs_and_prints_a_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches a renamed argument or a changed call that leaves the README behind."""
-    program, attention = blocks(ROOT / "README.md", "python")
+    program, attention, theory = blocks(ROOT / "README.md", "python")
+    exec(compile(theory, "page", "exec"), {})
+    printed = [float(each) for each in capsys.readouterr().out.split()]
+    # The constants of the paper's two capacities, and least squares' beta.
+    assert printed == pytest.approx([17.0, 10.987425, 14.411605], abs=1e-6)
     found: dict[str, Any] = {}
     exec(compile(attention, "page", "exec"), found)
     assert found["read"].shape == (1, 4, 1000, 64)
@@ -75,6 +81,18 @@ def test_the_programs_about_attention_run(page: str, capsys: pytest.CaptureFixtu
     for program in programs:
         exec(compile(program, page, "exec"), {})
     assert "False" not in capsys.readouterr().out
+
+
+def test_the_programs_about_theory_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a claim or a function that was renamed, and a claim of the page that fails."""
+    (program,) = blocks(ROOT / "docs" / "theory" / "index.md", "python")
+    exec(compile(program, "page", "exec"), {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("0.515625\n")
+    assert "('pavlovian.crosstalk.variance', True)" in printed
+    assert "False" not in printed
+    (program,) = blocks(ROOT / "docs" / "theory" / "capacity.md", "python")
+    exec(compile(program, "page", "exec"), {})
 
 
 def test_the_mechanism_that_the_docs_write_keeps_the_contract(
@@ -111,7 +129,9 @@ def test_every_file_that_a_page_links_or_names_exists(page: Path) -> None:
     # A tutorial's page is made by the build from the gallery's script, a mechanism's from the
     # registry.
     sources = [re.sub(r"tutorials/(\w+)\.rst", r"gallery/\1.py", link) for link in links]
+    # A family's page is made from its claims.
     sources = [link for link in sources if not re.search(r"\bmechanisms/", link)]
+    sources = [re.sub(r"families/(\w+)\.md", FAMILY, link) for link in sources]
     missing |= {link for link in sources if not (page.parent / link).exists()}
     assert not missing, page.name
 
