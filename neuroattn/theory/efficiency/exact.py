@@ -10,7 +10,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from neuroattn.errors import InputError
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Comparison
 from neuroattn.theory.lab import Lab
@@ -45,8 +45,7 @@ def window_counts(tokens: int, window: int, causal: bool = False) -> Array:
     ----------
     Hassani et al. (2023), arXiv 2204.07143.
     """
-    if tokens < 1 or not 1 <= window <= tokens:
-        raise InputError(f"window={window!r} must be within 1 and tokens={tokens!r}.")
+    check_whole("window", window, 1, check_whole("tokens", tokens, 1))
     rows = np.arange(1.0, tokens + 1)
     return np.minimum(rows, window) if causal else np.full(tokens, float(window))
 

@@ -55,7 +55,7 @@ def measure_conservation(
 ) -> Iterator[Comparison]:
     """Sum what each sink takes in and each source gives out, at several sizes."""
     totals: dict[str, list[float]] = {"in": [], "out": []}
-    growth: dict[str, Any] = {"growth": 1024, "reason": "a logit is undone by its logarithm"}
+    growth: dict[str, Any] = {"growth": 64, "reason": "a logit is undone by its logarithm"}
     for sinks, sources in SIZES:
         found = lab.once(flows, sinks, sources)
         scale = sources / sinks if ratio == "sinks" else sinks / sources
@@ -132,7 +132,7 @@ def measure_clamp(lab: Lab, bound: float = 1.0) -> Iterator[Comparison]:
             f"competition under the clamp, {sinks} sinks, 16 sources",
             found["source core"],
             wanted,
-            growth=1024,
+            growth=64,
             reason="shares that sum to the number of sources",
         )
         ratios.append(sinks / 16)

@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from neuroattn.errors import InputError
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Comparison
 from neuroattn.theory.lab import Lab
@@ -50,8 +51,7 @@ def tied_divergence(scores: Array, block_size: int) -> float:
     scores = np.asarray(scores, dtype=float)
     if scores.ndim != 2 or scores.shape[0] != scores.shape[1] or not scores.size:
         raise InputError(f"scores {scores.shape} must be (n, n), with n of at least 1.")
-    if block_size < 1:
-        raise InputError(f"block_size={block_size!r} must be at least 1.")
+    check_whole("block_size", block_size, 1)
     return _divergence(scores, block_size)
 
 
@@ -186,12 +186,13 @@ def prove_divergence(proof: Proof) -> None:
 register(
     Claim(
         id="hierarchy.blocks.divergence",
-        title="No attention with tied blocks is closer to softmax than the hierarchical one",
+        title="No attention tied in one level of blocks is closer to softmax than the hierarchical",
         paper="Amizadeh et al. (2025), Hierarchical self-attention",
         place="optimality among block-tied attention; the closed form is derived here",
         statement=r"\min \sum_i \mathrm{KL}(p_i\|\alpha_i) = \sum_i \mathrm{LSE}_i -"
         r" \sum_B |B| \log Z_B, \quad Z_B = e^{l_B} + \sum_{C \neq B} |C| e^{\bar s_{BC}}",
         hypotheses=(
+            "One level of equal blocks.",
             "All tokens of a block give all tokens of another block the same weight.",
             "Rows sum to one; l_B is the mean over the block of the log-sum-exp within it.",
         ),

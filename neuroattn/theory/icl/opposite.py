@@ -134,7 +134,7 @@ def optima(lab: Lab, length: int) -> tuple[float, float, float, float]:
             lambda w, pattern=pattern: least_risk(pattern(w), length, 5),
             bounds=(0.02, 0.85),
             method="bounded",
-            options={"xatol": 4e-3},
+            options={"xatol": 2e-3},
         )
         found += [float(best.x), float(best.fun)]
     return found[0], found[1], found[2], found[3]
@@ -144,12 +144,13 @@ def measure_published(lab: Lab, floors: int = 1) -> Iterator[Comparison]:
     """Compare the published errors of trained models with the least exact risks."""
     _, one, _, two = lab.once(optima, 40)
     yield lab.near(
-        "published error of H = 1, 2, 4, 8 less the noise floor, and the least exact risk",
+        "published readings for H = 1, 2, 4, 8 less the noise floor, and the least exact risk",
         np.array([0.5060, 0.3410, 0.3448, 0.3357]) - 0.1 * floors,
         [one, two, two, two],
         tolerance=0.012,
         expected=0.004,
-        reason="errors of trained models over a few thousand prompts, read off the figures",
+        reason="readings of published figures: errors of trained models over a few thousand "
+        "prompts. More heads than two gain less than .001, so that two stand for 4 and 8",
     )
 
 
@@ -178,9 +179,17 @@ def approximate_gain(omega: float) -> float:
     return pair - 1 / (1 + kappa * 5)
 
 
-def measure_finite(lab: Lab, gain: Callable[[float], float] = exact_gain) -> Iterator[Comparison]:
+#: Best ω and how much two opposite heads gain by it, at lengths of 10, 20 and 40.
+BEST = ((0.3633, 0.1236, 0.0708), (4.5236e-3, 2.875e-4, 3.304e-5))
+
+
+def measure_finite(
+    lab: Lab,
+    gain: Callable[[float], float] = exact_gain,
+    best: tuple[tuple[float, ...], tuple[float, ...]] = BEST,
+) -> Iterator[Comparison]:
     """Compare two opposite heads with debiased GD in a short context, on the same draws."""
-    omegas = (0.1, 0.25, 0.4, 0.5)
+    omegas = (0.1, 0.25, 0.363, 0.5)
     yield lab.mean(
         "how much better two opposite heads are than debiased GD, L = 10, d = 5",
         lab.once(gains, omegas),
@@ -189,11 +198,24 @@ def measure_finite(lab: Lab, gain: Callable[[float], float] = exact_gain) -> Ite
     )
     lengths = (10, 20, 40)
     found = [lab.once(optima, length) for length in lengths]
-    yield lab.at_most(
-        "least risk of two opposite heads, and that of debiased GD",
-        [each[3] for each in found],
-        [debiased_gd_risk(n, 5) for n in lengths],
-        axes={"context length": lengths},
+    axes = {"context length": lengths}
+    yield lab.near(
+        "best ω of two opposite heads",
+        [each[2] for each in found],
+        best[0],
+        tolerance=5e-4,
+        expected=5e-5,
+        reason="a flat minimum, sought to .002; the values said are derived here",
+        axes=axes,
+    )
+    yield lab.near(
+        "by how much they are better than debiased GD at that ω",
+        [debiased_gd_risk(n, 5) - each[3] for n, each in zip(lengths, found, strict=True)],
+        best[1],
+        tolerance=4e-7,
+        expected=4e-8,
+        reason="quadrature; the values said are derived here",
+        axes=axes,
     )
 
 
@@ -295,12 +317,14 @@ register(
         finding="refuted",
         found=(
             "The code adds σ² to an error whose label has noise already. Less .1, the published "
-            ".5060 and .3410 are the least exact risks of one head, .404, and of two, .243."
+            ".5060 and .3410 are the least exact risks of one head, .404, and of two, .243. A "
+            "search over four heads found .242; the .2357 that is left for 8 is lower by .006, as "
+            "the draws of a few thousand prompts leave open."
         ),
         measure=measure_published,
         mutants={
             "the figures as they stand": {"floors": 0},
-            "two floors too many": {"floors": 2},
+            "one floor too many": {"floors": 2},
         },
     )
 )
@@ -315,14 +339,15 @@ register(
         finding="sharpened",
         found=(
             "Debiased gradient descent is the limit ω → 0; the exact risk has its minimum at a "
-            "finite ω: .07 at L = 40, where it gains .00003, and .36 at L = 10, where it gains "
-            ".0045."
+            "finite ω: .0708 at L = 40, where it gains .00003, .124 at L = 20, where it gains "
+            ".0003, and .363 at L = 10, where it gains .0045."
         ),
         mechanisms=("softmax", "linear"),
         measure=measure_finite,
         mutants={
             "the approximate loss, least at ω = 0": {"gain": approximate_gain},
             "one of them with the noise twice": {"gain": lambda w: exact_gain(w) - 0.1},
+            "the optimum at ω → 0, where nothing is gained": {"best": ((0.0,) * 3, (0.0,) * 3)},
         },
     )
 )
@@ -336,9 +361,9 @@ register(
         hypotheses=(*TASK, "Weights of L = 20 are kept; the linear read is not normalised."),
         finding="confirmed",
         found=(
-            "Two softmax heads fall from .368 at the training length to .184 at four times it; the "
-            "linear transformer, whose weights hold 1/L, rises to 8.0: its step is four times "
-            "too long."
+            "Two softmax heads fall from .368 at the training length to .178 at four times it; the "
+            "linear transformer, whose weights hold 1/L, rises from .372 to 7.84: its step is four "
+            "times too long."
         ),
         mechanisms=("softmax", "linear"),
         measure=measure_length,

@@ -9,6 +9,7 @@ import numpy as np
 
 from neuroattn.errors import InputError
 from neuroattn.names import check_name
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.comparison import Array
 
 #: How a linear predictor reads the context: as it is, or with its mean subtracted.
@@ -263,8 +264,7 @@ def bayes_risk(
     check_task(length, dim, noise)
     if noise <= 0:
         raise InputError(f"noise={noise!r} must be above 0 for the best predictor to be ridge.")
-    if draws < 2:
-        raise InputError(f"draws={draws!r} must be at least 2.")
+    check_whole("draws", draws, 2)
     x = np.random.default_rng(seed).standard_normal((draws, length, dim))
     gram = np.einsum("bli,blj->bij", x, x) + dim * noise * np.eye(dim)
     risks = noise * (1 + np.trace(np.linalg.inv(gram), axis1=1, axis2=2))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from neuroattn.errors import InputError
 from neuroattn.names import check_name
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Array, Comparison
 from neuroattn.theory.lab import Lab
@@ -93,8 +94,7 @@ def regression_rate(dim: int, fit: str = "linear") -> float:
     Zuo et al. (2026), arXiv 2510.01450; derived here.
     """
     check_name("fit", fit, (*BIAS_ORDERS, "global"))
-    if dim < 1:
-        raise InputError(f"dim={dim!r} must be at least 1.")
+    check_whole("dim", dim, 1)
     return 0.0 if fit == "global" else BIAS_ORDERS[fit] / (BIAS_ORDERS[fit] + dim)
 
 

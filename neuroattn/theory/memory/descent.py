@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from neuroattn.errors import InputError
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Array, Comparison
 from neuroattn.theory.lab import Lab
@@ -39,11 +40,11 @@ def descent_error(steps: ArrayLike, dim: int, beta: float = 1.0) -> Array:
         If one is out of its range.
     """
     count = np.asarray(steps)
-    if not bool(np.all(count >= 0)) or dim < 1 or not 0 <= beta <= 2:
-        raise InputError(
-            f"steps={steps!r}, dim={dim!r}, beta={beta!r}; needed are steps of at least 0, dim of "
-            "at least 1 and beta from 0 to 2."
-        )
+    if not np.issubdtype(count.dtype, np.integer) or not bool(np.all(count >= 0)):
+        raise InputError(f"steps={steps!r} must be whole numbers of at least 0.")
+    check_whole("dim", dim, 1)
+    if not 0 <= beta <= 2:
+        raise InputError(f"beta={beta!r} must be from 0 to 2.")
     return np.asarray((1 - beta * (2 - beta) / dim) ** count)
 
 

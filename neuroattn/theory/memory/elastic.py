@@ -48,9 +48,14 @@ def elastic_net_step(
             raise InputError(f"{name}={number!r} must be above 0; infinite for no penalty.")
     if step == np.inf:
         raise InputError(f"step={step!r} must be finite.")
+    before, slope = np.asarray(memory, dtype=float), np.asarray(gradient, dtype=float)
+    if slope.ndim and slope.shape != before.shape:
+        raise InputError(
+            f"gradient has shape {slope.shape}; it must be a number or of the memory's shape, "
+            f"{before.shape}."
+        )
     kept = 1 / (1 + step / ridge)
-    moved = kept * np.asarray(memory, dtype=float)
-    moved = moved - step * kept * np.asarray(gradient, dtype=float)
+    moved = kept * before - step * kept * slope
     return np.asarray(np.sign(moved) * np.maximum(np.abs(moved) - step * kept / lasso, 0.0))
 
 

@@ -53,6 +53,8 @@ def memora_gates(step: float, retention: float) -> tuple[float, float]:
     for name, number in {"step": step, "retention": retention}.items():
         if not number > 0:
             raise InputError(f"{name}={number!r} must be above 0.")
+    if step == retention == np.inf:
+        raise InputError(f"step={step!r} must be finite where retention={retention!r} is not.")
     total = 1 / retention + 1 / step
     return 1 - (1 / retention) / total, 1 / total
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from neuroattn.errors import InputError
+from neuroattn.theory.arguments import check_finite
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Comparison
 from neuroattn.theory.lab import Lab
@@ -24,12 +25,11 @@ PAPER = (
 LENGTHS = (2, 8, 32, 128, 512, 2048)
 
 
-def _checked(length: Any, spread: float) -> Any:
+def _checked(length: Any, spread: float, name: str = "spread") -> Any:
     length = np.asarray(length, dtype=float)
     if not np.all(length >= 1):
         raise InputError(f"length={length!r} must be at least 1.")
-    if not spread >= 0:
-        raise InputError(f"spread={spread!r} must be at least 0.")
+    check_finite(name, spread)
     return length
 
 
@@ -59,7 +59,13 @@ def weight_bounds(length: Any, spread: float) -> tuple[Any, Any]:
     Mudarisov et al. (2025), arXiv 2508.17821; the attained bounds are derived here.
     """
     others = _checked(length, spread) - 1
-    bounds = [1 / (1 + others * math.exp(sign * 2 * spread)) for sign in (1, -1)]
+    small = math.exp(-2 * spread)
+    # A single key has all weight, also where the exponential underflows.
+    alone = others == 0
+    bounds = [
+        np.where(alone, 1.0, small / np.where(alone, 1.0, small + others)),
+        1 / (1 + others * small),
+    ]
     least, largest = (each if np.ndim(each) else float(each) for each in bounds)
     return least, largest
 
@@ -118,7 +124,7 @@ def surviving_weight(length: Any, growth: float) -> Any:
     ----------
     Derived here.
     """
-    length = _checked(length, growth)
+    length = _checked(length, growth, "growth")
     found = 1 / (1 + (length - 1) * length ** (-2 * growth))
     return found if np.ndim(found) else float(found)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import sympy
 import torch
+from scipy.special import expit
 
 from neuroattn.errors import InputError
 from neuroattn.names import check_name
@@ -30,7 +31,7 @@ def expected_row_sum(keys: Any, mechanism: str, spread: float = 1.0) -> Any:
     mechanism : {"relu_attention", "sigmoid_attention"}
         With relu / n, or a sigmoid of the logit less log n.
     spread : float
-        Standard deviation of the logits, above 0.
+        Standard deviation of the logits, above 0 and at most 30.
 
     Returns
     -------
@@ -40,7 +41,7 @@ def expected_row_sum(keys: Any, mechanism: str, spread: float = 1.0) -> Any:
     Raises
     ------
     InputError
-        If ``keys`` is below 1 or ``spread`` is not positive.
+        If ``keys`` is below 1 or ``spread`` outside its range.
 
     References
     ----------
@@ -51,15 +52,15 @@ def expected_row_sum(keys: Any, mechanism: str, spread: float = 1.0) -> Any:
     keys = np.asarray(keys, dtype=float)
     if not np.all(keys >= 1):
         raise InputError(f"keys={keys!r} must be at least 1.")
-    if not spread > 0:
-        raise InputError(f"spread={spread!r} must be above 0.")
+    if not (0 < spread <= 30):
+        raise InputError(f"spread={spread!r} must be above 0 and at most 30.")
     if mechanism == "relu_attention":
         found = np.full(keys.shape, spread / math.sqrt(2 * math.pi))
     else:
-        nodes, mass = np.polynomial.hermite_e.hermegauss(120)
-        # n σ(z - log n) = e^z / (1 + e^z / n)
-        at = np.exp(spread * nodes)
-        found = (at / (1 + at / keys[..., None])) @ (mass / mass.sum())
+        # Between the logit's bulk and its turn at log n: 20001 even steps of a smooth function.
+        place = np.linspace(-12.0, 12.0, 20001)
+        mass = np.exp(-(place**2) / 2) / math.sqrt(2 * math.pi) * (place[1] - place[0])
+        found = keys * (expit(spread * place - np.log(keys)[..., None]) @ mass)
     return found if np.ndim(found) else float(found)
 
 

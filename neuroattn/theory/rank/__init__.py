@@ -9,7 +9,8 @@ agree, how often a head agrees with the target (the paper's plane, and here any 
 these two tables the least error of a mixture of given heads. The claims hold those formulas to
 softmax attention at a scale at which it is an argmax. The error of H random heads falls as a slow
 power of H even in the plane, and at a fixed H it climbs with the dimension towards 1/2, the error
-of reading the mean of the two points.
+of reading the mean of the two points. The catch: for two points and an error that is kept, here
+1/4, the number of random heads grows as a power of the dimension, about 2.5, not exponentially.
 """
 
 from neuroattn.names import lazy_exports
