@@ -32,9 +32,12 @@ class Equivalence:
     mapping : str
         How the right one's inputs follow from the left one's.
     both : callable
-        ``both(attend, drawn, held)`` to the two outputs; ``held=False`` breaks the condition.
+        ``both(attend, drawn, held)`` to the two outputs; ``held=False`` breaks the condition, or
+        the mapping where no condition can be broken.
     claim : str
         The id of the claim that runs it.
+    mistake : str
+        What ``held=False`` does to the mapping; "" where it breaks the condition.
     """
 
     left: str
@@ -43,23 +46,30 @@ class Equivalence:
     mapping: str
     both: Callable[[Attend, dict[str, Any], bool], tuple[Tensor, Tensor]]
     claim: str = "dynamics.equivalence.table"
+    mistake: str = ""
+
+    @property
+    def broken(self) -> str:
+        """What ``held=False`` breaks, in words."""
+        return self.mistake or f"without: {self.condition}"
 
 
 SUM: dict[str, Any] = {"feature_map": "identity", "normalize": False, "scale": 1.0}
+#: Feature maps whose products are not negative, which is what the normaliser asks for.
+MAPS: tuple[str, ...] = ("elu", "relu", "sigmoid", "softmax", "taylor")
 Pair = tuple[Tensor, Tensor]
 Draws = dict[str, Any]
 
 
 def _retention_lightning(attend: Attend, drawn: Draws, held: bool) -> Pair:
     x = drawn["qkv"]
-    return attend("lightning", *x, decay=0.875), attend(
-        "retention", *x, decay=0.875, scale=1.0 if held else None
-    )
+    other = attend("retention", *x, decay=0.875 if held else 0.75, scale=1.0)
+    return attend("lightning", *x, decay=0.875), other
 
 
 def _retention_ssd(attend: Attend, drawn: Draws, held: bool) -> Pair:
     q, k, v = drawn["qkv"]
-    other = attend("ssd", q, k, v, alpha=0.875, beta=1.0 if held else 0.125)
+    other = attend("ssd", q, k, v, alpha=0.875 if held else drawn["alpha"], beta=1.0)
     return attend("retention", q, k, v, decay=0.875, scale=1.0), other
 
 
@@ -158,8 +168,14 @@ def _hedgehog_linear(attend: Attend, drawn: Draws, held: bool) -> Pair:
 
 def _linear_features(attend: Attend, drawn: Draws, held: bool) -> Pair:
     q, k, v = drawn["qkv"]
-    mapped = [features(each, "elu" if held else "sigmoid", 2) for each in (q, k)]
-    return attend("linear", q, k, v), attend("linear", *mapped, v, feature_map="identity")
+    left, right = [], []
+    for number, name in enumerate(MAPS):
+        ways: dict[str, Any] = {"scale": 1.0, **({"order": 2} if name == "taylor" else {})}
+        left.append(attend("linear", q, k, v, feature_map=name, **ways))
+        taken = name if held else MAPS[number - 1]
+        mapped = [features(each, taken, 2) for each in (q, k)]
+        right.append(attend("linear", *mapped, v, feature_map="identity", scale=1.0))
+    return torch.cat(left, -1), torch.cat(right, -1)
 
 
 def _sdm_linear(attend: Attend, drawn: Draws, held: bool) -> Pair:
@@ -183,8 +199,8 @@ def _window_softmax(attend: Attend, drawn: Draws, held: bool) -> Pair:
 def _centred(attend: Attend, drawn: Draws, held: bool) -> Pair:
     q, k, v = drawn["qkv"]
     number = torch.arange(1, k.shape[2] + 1, dtype=k.dtype)[:, None]
-    asked = q - k.cumsum(2) / number if held else q
-    left = attend("covariance", q, k, v, normalize=False, add_mean=False)
+    asked = q - k.cumsum(2) / number
+    left = attend("covariance", q, k, v, normalize=not held, add_mean=False)
     return left, attend("linear", asked, k, v, center=True, **SUM)
 
 
@@ -193,12 +209,22 @@ _TABLE: tuple[Equivalence, ...] = (
     Equivalence("retention", "ssd", "one decay a head", "α = γ, β = 1", _retention_ssd),
     Equivalence("ssd", "linear", "no decay, no gate: α = β = 1", "identity map", _ssd_linear),
     Equivalence(
-        "ssd", "linear", "no retention is 0", "ψ = βηk, read over η = ∏ 1/α", _ssd_linear_scaled
+        "ssd",
+        "linear",
+        "no retention is 0",
+        "ψ = βηk, read over η = ∏ 1/α",
+        _ssd_linear_scaled,
+        mistake="keys scaled without β",
     ),
     Equivalence("s6", "ssd", "one step a token, one rate a head", "α = e^(-ΔA), β = Δ", _s6_ssd),
     Equivalence("gated_delta", "delta", "α = 1", "the same", _gated_delta),
     Equivalence(
-        "gated_delta", "gated_delta", "α > 0; error first, decay first", "β/α, αv", _two_orders
+        "gated_delta",
+        "gated_delta",
+        "α > 0; error first, decay first",
+        "β/α, αv",
+        _two_orders,
+        mistake="values not scaled by α",
     ),
     Equivalence("titans", "gated_delta", "no momentum", "error first", _titans_gated),
     Equivalence(
@@ -208,14 +234,42 @@ _TABLE: tuple[Equivalence, ...] = (
         "times β",
         _titans_linear,
     ),
-    Equivalence("longhorn", "delta", "any keys", "β/(1 + β|k|²)", _longhorn_delta),
+    Equivalence(
+        "longhorn",
+        "delta",
+        "any keys",
+        "β/(1 + β|k|²)",
+        _longhorn_delta,
+        mistake="the step β/(1 + β), right for unit keys only",
+    ),
     Equivalence("delta", "linear", "orthonormal keys, β = 1", "the same", _delta_linear),
     Equivalence("mesa", "linear", "orthonormal keys", "over 1 + ridge", _mesa_linear),
     Equivalence("yaad", "gated_delta", "no error above the threshold", "error first", _yaad_gated),
     Equivalence("moneta", "gated_delta", "p = q = 2", "error first, twice β", _moneta_gated),
-    Equivalence("hedgehog", "linear", "any weights", "identity of the features", _hedgehog_linear),
-    Equivalence("linear", "linear", "any feature map", "identity of φ", _linear_features),
-    Equivalence("sdm", "linear", "any addresses", "[neuron near q], [near k]", _sdm_linear),
+    Equivalence(
+        "hedgehog",
+        "linear",
+        "any weights",
+        "identity of the features",
+        _hedgehog_linear,
+        mistake="features of weights of other size and sign",
+    ),
+    Equivalence(
+        "linear",
+        "linear",
+        "any feature map",
+        "identity of φ",
+        _linear_features,
+        mistake="features of another map",
+    ),
+    Equivalence(
+        "sdm",
+        "linear",
+        "any addresses",
+        "[neuron near q], [near k]",
+        _sdm_linear,
+        mistake="a radius larger by one",
+    ),
     Equivalence("covariance", "linear", "centred, not normalised", "q - mean of keys", _centred),
     Equivalence("neighborhood", "softmax", "a window of all tokens", "the same", _window_softmax),
 )
@@ -227,14 +281,14 @@ def equivalences() -> tuple[Equivalence, ...]:
     Returns
     -------
     tuple of Equivalence
-        Each is run through the registry by the claim that it names, with its condition held and
-        with it broken.
+        Each is run through the registry by the claim that it names, as it is and with its
+        condition broken; rows that hold under any condition, with a mistaken mapping.
     """
     return _TABLE
 
 
 def run_row(lab: Lab, place: int, held: bool) -> tuple[Tensor, Tensor]:
-    """Return both outputs of a row of the table, its condition held or broken."""
+    """Return both outputs of a row of the table, its condition (or mapping) held or broken."""
     query, key, value = draws(lab)
     drawn: dict[str, Any] = {"qkv": (query, key, value)}
     drawn["alpha"], drawn["beta"] = gate(lab, 0.7, 1, "alpha"), gate(lab, 0, 0.8, "beta")
@@ -248,7 +302,7 @@ def run_row(lab: Lab, place: int, held: bool) -> tuple[Tensor, Tensor]:
 
 
 def measure_table(lab: Lab, broken: int | None = None) -> Iterator[Comparison]:
-    """Run every row of the table; ``broken`` breaks the condition of one."""
+    """Run every row of the table; ``broken`` breaks the condition or the mapping of one."""
     for place, each in enumerate(_TABLE):
         left, right = lab.once(run_row, place, place != broken)
         yield lab.equal(
@@ -263,11 +317,17 @@ def measure_table(lab: Lab, broken: int | None = None) -> Iterator[Comparison]:
     for place, each in enumerate(_TABLE):
         left, right = lab.once(run_row, place, False)
         yield lab.at_least(
-            f"{each.left} and {each.right} apart without: {each.condition}; {each.mapping}",
+            f"{each.left} and {each.right} apart {_said(each)}",
             float((left - right).abs().max() / left.abs().max()),
             0.01,
         )
 
+
+def _said(row: Equivalence) -> str:
+    return f"with {row.mistake}" if row.mistake else f"{row.broken}; {row.mapping}"
+
+
+_MAPPED = sum(bool(row.mistake) for row in _TABLE)
 
 register(
     Claim(
@@ -278,13 +338,13 @@ register(
         statement=r"(\Lambda,B,C,D)_{\mathrm{left}}=(\Lambda,B,C,D)_{\mathrm{right}}",
         hypotheses=("Each row's condition; causal reads.",),
         finding="sharpened",
-        found=f"{len(_TABLE)} pairs, each equal to rounding while its condition holds and at least "
-        "1 % apart when it does not.",
+        found=f"{len(_TABLE)} pairs, each equal to rounding. {len(_TABLE) - _MAPPED} have a "
+        f"condition, and are at least 1 % apart when it is broken; {_MAPPED} hold whatever the "
+        "inputs, and are at least 1 % apart when the mapping is mistaken (a step, a radius, a "
+        f"feature map; {len(MAPS)} feature maps are run).",
         measure=measure_table,
         mutants={
-            f"{each.left} = {each.right} without: {each.condition}; {each.mapping}": {
-                "broken": place
-            }
+            f"{each.left} = {each.right} {_said(each)}": {"broken": place}
             for place, each in enumerate(_TABLE)
         },
         mechanisms=tuple(dict.fromkeys(n for each in _TABLE for n in (each.left, each.right))),

@@ -9,8 +9,10 @@ import sympy
 import torch
 
 from neuroattn.errors import InputError
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Comparison
+from neuroattn.theory.dynamics.finite_state import is_number
 from neuroattn.theory.lab import Lab
 from neuroattn.theory.proof import Proof
 
@@ -41,10 +43,9 @@ def momentum_edge(momentum: float, keys: int = 1) -> float:
     Derived here, for Behrouz, Zhong & Mirrokni (2024), Titans, equations 13 and 14 without
     forgetting; arXiv 2501.00663.
     """
-    if not 0 <= momentum < 1:
-        raise InputError(f"momentum={momentum!r} must be at least 0 and below 1.")
-    if not isinstance(keys, int) or isinstance(keys, bool) or keys < 1:
-        raise InputError(f"keys={keys!r} must be a whole number of at least 1.")
+    if not is_number(momentum) or not 0 <= momentum < 1:
+        raise InputError(f"momentum={momentum!r} must be a number of at least 0 and below 1.")
+    keys = check_whole("keys", keys, 1)
     power = momentum**keys
     return 2 * (1 - momentum) * (1 + power) / (1 - power)
 

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from neuroattn.errors import InputError
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Comparison
-from neuroattn.theory.dynamics.finite_state import whole
+from neuroattn.theory.dynamics.finite_state import is_number
 from neuroattn.theory.dynamics.simulation import PAPER
 from neuroattn.theory.lab import Lab
 from neuroattn.theory.proof import Proof
+
+#: Logarithm of the largest number of float64.
+LARGEST = math.log(np.finfo(float).max)
 
 
 def taylor_features(dim: int, order: int) -> int:
@@ -37,8 +41,7 @@ def taylor_features(dim: int, order: int) -> int:
     InputError
         If either is out of its range.
     """
-    whole("dim", dim, 1)
-    whole("order", order, 0)
+    dim, order = check_whole("dim", dim, 1), check_whole("order", order, 0)
     return math.comb(dim + order, order)
 
 
@@ -55,16 +58,24 @@ def taylor_bound(radius: float, order: int) -> float:
     Raises
     ------
     InputError
-        If either is out of its range.
+        If either is out of its range, or the bound is beyond float64.
 
     References
     ----------
     Lagrange's remainder; see :func:`taylor_error` for what is attained.
     """
-    whole("order", order, 0)
-    if not radius >= 0:
-        raise InputError(f"radius={radius!r} must be at least 0.")
-    return math.exp(radius) * radius ** (order + 1) / math.factorial(order + 1)
+    order = check_whole("order", order, 0)
+    if not is_number(radius) or not 0 <= radius < math.inf:
+        raise InputError(f"radius={radius!r} must be a finite number of at least 0.")
+    if radius == 0:
+        return 0.0
+    size = radius + (order + 1) * math.log(radius) - math.lgamma(order + 2)
+    if size > LARGEST:
+        raise InputError(
+            f"radius={radius!r} at order={order} has a bound of e^{size:.0f}, more than float64 "
+            f"holds (e^{LARGEST:.0f}); take a smaller radius."
+        )
+    return math.exp(size)
 
 
 def taylor_error(radius: float, order: int) -> float:
@@ -85,9 +96,10 @@ def taylor_error(radius: float, order: int) -> float:
     InputError
         As :func:`taylor_bound`.
     """
-    taylor_bound(radius, order)
+    bound = taylor_bound(radius, order)
     terms: list[float] = []
-    power = radius ** (order + 1) / math.factorial(order + 1)
+    # The bound is e^R times the first term.
+    power = bound * math.exp(-radius)
     place = order + 1
     while power > 1e-18 * sum(terms, 1e-300):
         terms.append(power)

@@ -102,6 +102,12 @@ def averaged(logits: Tensor, chunk: int) -> Tensor:
     return torch.cat([p.softmax(-1) * p.shape[-1] / logits.shape[-1] for p in parts], -1)
 
 
+def overflowed(logits: Tensor, chunk: int) -> Tensor:
+    """Return weights of blocks whose numbers stop at the largest float, as without a maximum."""
+    raised = logits.exp().clamp(max=torch.finfo(torch.float32).max)
+    return raised / raised.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
+
 def measure_chunks(
     lab: Lab, merge: Callable[[Tensor, int], Tensor] = merged
 ) -> Iterator[Comparison]:
@@ -111,7 +117,7 @@ def measure_chunks(
     chunks = (1, 2, 5, 8, 24)
     for offset in (0.0, 1000.0, -1000.0):
         first = [lab.once(chunked, offset, chunk)[0] for chunk in chunks]
-        wanted = [merge(logits, chunk)[0] for chunk in chunks]
+        wanted = [merge(logits + offset, chunk)[0] for chunk in chunks]
         yield lab.equal(
             f"largest weight of the first query, logits about {offset:g}",
             torch.stack(first).amax(-1),
@@ -124,7 +130,7 @@ def measure_chunks(
         yield lab.equal(
             f"all weights, blocks of 5, logits about {offset:g}",
             lab.once(chunked, offset, 5),
-            merge(logits, 5),
+            merge(logits + offset, 5),
             growth=64 + 4 * abs(offset),
             scale=1.0,
             reason="as above",
@@ -260,7 +266,10 @@ register(
         mechanisms=("memory_efficient",),
         prove=prove_chunks,
         measure=measure_chunks,
-        mutants={"blocks that count by their sizes": {"merge": averaged}},
+        mutants={
+            "blocks that count by their sizes": {"merge": averaged},
+            "no running maximum, in float32": {"merge": overflowed},
+        },
     )
 )
 register(

@@ -58,9 +58,13 @@ def check_positive(name: str, number: Any) -> float:
     return float(number)
 
 
+def _draws(pairs: int) -> int:
+    return max(100, 8192 // pairs)
+
+
 def crosstalk_power(lab: Lab, pairs: int, dim: int) -> Array:
     """Return (draws,) powers of the crosstalk in reading one of the first 32 associations."""
-    draws, width = max(100, 8192 // pairs), 8
+    draws, width = _draws(pairs), 8
     keys = lab.keys("sphere", (draws, 1, pairs, dim), "keys", pairs)
     values = lab.normal((draws, 1, pairs, width), "values", pairs) / width**0.5
     read = lab.attend("linear", keys[:, :, :32], keys, values, **PLAIN)
@@ -95,16 +99,19 @@ def measure_capacity(
 ) -> Iterator[Comparison]:
     """Find the load at which the noise of retrieval passes a ratio, for each dimension."""
     for snr in (1.0, 4.0):
+        draws = _draws(1 + 2 * max(DIMS) // int(snr))
         found, spread = np.array([_crossing(lab, dim, snr) for dim in DIMS]).T
         yield lab.estimate(
             f"associations held at a signal-to-noise ratio of {snr:g}",
             found,
             spread,
             [formula(dim, snr) for dim in DIMS],
+            draws=draws,
             axes={"dimension of the keys": DIMS},
         )
         slope, error = fitted(found - 1, spread, DIMS)
-        yield lab.estimate(f"exponent of the dimension, SNR {snr:g}", slope, error, exponent)
+        name = f"exponent of the dimension, SNR {snr:g}"
+        yield lab.estimate(name, slope, error, exponent, draws=draws)
 
 
 def prove_capacity(proof: Proof) -> None:

@@ -63,7 +63,11 @@ register(
 
 
 def measure_hebb(
-    lab: Lab, rule: str = "linear", added: Curve = lambda n: STEP * n, **parameters: Any
+    lab: Lab,
+    rule: str = "linear",
+    added: Curve = lambda n: STEP * n,
+    power: float = 2.0,
+    **parameters: Any,
 ) -> Iterator[Comparison]:
     """Run the four protocols of competition through linear attention."""
 
@@ -84,6 +88,20 @@ def measure_hebb(
         "no overshadowing: strength of A beside a louder B, and alone",
         [end([("AB+", 20)], "A", saliences=louder), alone],
         added(20),
+    )
+    salience = np.array([0.5, 1.0, 1.5, 2.0, 3.0])
+    yield lab.equal(
+        "strength of B beside A after 20 trials",
+        [end([("AB+", 20)], "B", saliences={"B": float(each)}) for each in salience],
+        added(20) * salience**power,
+        axes={"salience of B": salience},
+    )
+    outcome = np.array([0.25, 0.5, 1.0, 2.0])
+    yield lab.equal(
+        "strength of A after 20 trials of A and B with an outcome of another size",
+        [end([(f"AB+{each:g}", 20)], "A") for each in outcome],
+        added(20) * outcome,
+        axes={"size of the outcome": outcome},
     )
     yield lab.equal("no inhibition: strength of X", end([("A+, AX-", 40)], "X"), 0.0)
     yield lab.equal(
@@ -113,6 +131,7 @@ register(
             "the decayed memory of retention": {"rule": "retention"},
             "strengths that saturate": {"added": lambda n: 1 - (1 - STEP) ** n},
             "linear attention with its normaliser": {"normalize": True},
+            "a salience that enters once": {"power": 1.0},
         },
     )
 )

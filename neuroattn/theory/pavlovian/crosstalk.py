@@ -148,7 +148,7 @@ register(
 
 def retrieval_errors(lab: Lab, law: str, pairs: int, dim: int, feature_map: str) -> Tensor:
     """Return (draws,) squared errors of recalling one of the first eight associations."""
-    draws, width = 2000 if pairs < 10 else 500, 16
+    draws, width = 1000 if pairs < 10 else 200, 16
     keys = lab.keys(law, (draws, 1, pairs, dim), "keys", pairs)
     values = lab.normal((draws, 1, pairs, width), "values", pairs) / width**0.5
     plain = {**PLAIN, "feature_map": feature_map}
@@ -177,9 +177,11 @@ def measure_variance(
 
 def means(lab: Lab, name: str, drawn: Any, predicted: Any, axes: Any) -> Comparison:
     """Compare means of several numbers of independent draws; see :meth:`Lab.mean`."""
-    spread = [float(each.std()) / len(each) ** 0.5 for each in drawn]
-    means = [float(each.mean()) for each in drawn]
-    return lab.estimate(name, means, spread, predicted, axes=axes)
+    arrays = [np.asarray(each) for each in drawn]
+    spread = [float(each.std(ddof=1)) / len(each) ** 0.5 for each in arrays]
+    means = [float(each.mean()) for each in arrays]
+    draws = min(map(len, arrays))
+    return lab.estimate(name, means, spread, predicted, draws=draws, axes=axes)
 
 
 def prove_variance(proof: Proof) -> None:

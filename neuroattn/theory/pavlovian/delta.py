@@ -10,7 +10,7 @@ import sympy
 from torch import Tensor
 
 from neuroattn.attention.registry import State
-from neuroattn.errors import InputError
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Array, Comparison
 from neuroattn.theory.lab import Lab
@@ -68,8 +68,7 @@ def delta_rule_error(pairs: int, dim: int) -> Array:
 def check_counts(**counts: int) -> None:
     """Raise an :class:`InputError` for a count that is no whole number of at least 1."""
     for name, number in counts.items():
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
-            raise InputError(f"{name}={number!r} must be a whole number of at least 1.")
+        check_whole(name, number, 1)
 
 
 def _crude(pairs: int, dim: int) -> Array:

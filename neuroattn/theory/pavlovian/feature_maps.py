@@ -15,6 +15,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from neuroattn.names import check_name
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Array, Comparison
 from neuroattn.theory.lab import Lab
@@ -99,15 +100,16 @@ def feature_crosstalk(
     Raises
     ------
     InputError
-        If ``pairs`` or ``dim`` is no whole number of at least 1, or a name is unknown.
+        If ``pairs`` or ``dim`` is no whole number in its range, or a name is unknown.
 
     References
     ----------
     Derived here; the rule is that of Sejnowski (1977), Storing covariance with nonlinearly
     interacting neurons, Journal of Mathematical Biology 4, 303-321.
     """
-    check_counts(pairs=pairs, dim=dim)
     check_name("centred", centred, CENTRED)
+    check_whole("pairs", pairs, 1 if centred == "nothing" else 2)
+    check_counts(dim=dim)
     of = moments(feature_map)
     unit = of.second if centred == "nothing" else of.variance
     same, other = (_product(of, pairs, centred, each) for each in (True, False))
@@ -131,8 +133,6 @@ def _product(of: Moments, pairs: int, centred: str, same: bool) -> tuple[float, 
     alpha, beta = np.full(pairs, -from_query), np.full(pairs, -share)
     alpha[0] += 1
     beta[0 if same else -1] += 1
-    if pairs == 1 and not same:
-        return 0.0, 0.0
     a = 0.0 if centred == "keys and queries" else of.mean
     b = of.mean if centred == "nothing" else 0.0
     v, kappa = of.variance, of.fourth - 3 * of.variance**2

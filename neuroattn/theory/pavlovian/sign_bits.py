@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import sympy
-from scipy.special import gammaln, jv
+from scipy.special import gammaln, jv, poch
 from scipy.stats import binom, norm, t
 
 from neuroattn.names import check_name
@@ -46,7 +46,8 @@ def sign_error(pairs: int, dim: int, law: str | None = None) -> float:
     -----
     For Gaussian keys the length of the key that is read is not 1, and the tail is that of
     Student's t with ``dim`` degrees of freedom. For entries of +-1/sqrt(d) it is a binomial one;
-    on the sphere a Fourier series of the characteristic function of a coordinate.
+    on the sphere a Fourier series of the characteristic function of a coordinate, and in the far
+    tail, for ``dim`` of nine times the other pairs and more, the inverse of its Laplace transform.
 
     References
     ----------
@@ -74,15 +75,29 @@ def _on_sphere(others: int, dim: int) -> float:
     """Return the chance that coordinates of that many points on the sphere sum to below -1."""
     if others == 1:
         return 0.0
+    if dim >= 9 * others:
+        return _far_tail(others, dim)
     # Few terms decay fast; one or two coordinates of the circle hardly at all.
-    terms = 4096 + int(20 * math.sqrt(others * dim)) if others * (dim - 1) > 24 else 200_000
-    order = np.arange(1, terms + 1)
-    series = np.sin(np.pi * order / others) / order * _wave(np.pi * order / others, dim) ** others
-    return float(0.5 - 0.5 / others - series.sum() / np.pi)
+    slow = others * (dim - 1) <= 24
+    # Half a period: all that the sum can reach, or ten standard deviations of it.
+    half = float(others) if slow else min(others, 1 + 10 * math.sqrt(others / dim))
+    terms = 200_000 if slow else 4096 + int(20 * half * math.sqrt(dim / others))
+    order = np.arange(1.0, terms + 1)
+    at: Array = np.pi * order / half
+    series = np.sin(at) / order * _wave(at, dim) ** others
+    return float(np.clip(0.5 - 0.5 / half - series.sum() / np.pi, 0.0, 0.5))
 
 
 def _wave(at: Array, dim: int) -> Array:
     """Return the mean of cos(t c) over a coordinate c of a point on the sphere."""
+    if dim > 600:
+        # Bessel functions underflow. The mean is below 1e-30 beyond t = 12 sqrt(d).
+        sine, log = _tilted(0.0, 0.0, dim)
+        chance = np.exp(log - np.logaddexp.reduce(log))
+        found = np.zeros_like(at)
+        near = at <= 12 * math.sqrt(dim)
+        found[near] = np.cos(at[near, None] * sine) @ chance
+        return found
     half = dim / 2
     square = np.square(at) / 4
     near, wave = square <= 8 * half, np.zeros_like(at)
@@ -97,6 +112,53 @@ def _wave(at: Array, dim: int) -> Array:
     log = gammaln(half) + (half - 1) * np.log(2 / far) + np.log(size)
     wave[~near] = np.sign(bessel) * np.exp(log)
     return wave
+
+
+def _tilted(tilt: float, centre: float, dim: int) -> tuple[Array, Array]:
+    """Return coordinates on the sphere and logs of their chance times e^(tilt c), unnormalised.
+
+    They are the sines of angles evenly spaced around that of ``centre``: the trapezoid rule.
+    """
+    reach = np.arange(-140, 141) / (10 * math.sqrt(dim))
+    angle = math.asin(centre) + reach
+    angle = angle[np.abs(angle) < math.pi / 2]
+    sine = np.sin(angle)
+    return sine, tilt * sine + (dim - 2) * np.log(np.cos(angle))
+
+
+def _far_tail(others: int, dim: int) -> float:
+    """Return the chance for dim >= 9 others, accurate relative to itself however small.
+
+    It is the inverse Laplace transform of the coordinate's moment generating function M(s),
+    M(s)^n e^-s/s, along the vertical line through a point close to the saddle, where the mean of
+    the tilted coordinate is 1/n.
+    """
+    mean = 1 / others
+    tilt = mean * (dim - mean**2) / (1 - mean**2)
+    sine, log = _tilted(tilt, mean, dim)
+    whole = float(np.logaddexp.reduce(log))
+    if tilt < math.sqrt(dim):
+        # M - 1 from terms of one sign: others times the error of its logarithm is small.
+        flat, weight = _tilted(0.0, 0.0, dim)
+        weight = np.exp(weight - np.logaddexp.reduce(weight))
+        growth = math.log1p(float(2 * np.square(np.sinh(tilt * flat / 2)) @ weight))
+    else:
+        # The law without tilt has the normaliser B(1/2, (d-1)/2).
+        plain = 0.5 * math.log(math.pi) - math.log(poch((dim - 1) / 2, 0.5))
+        growth = whole + math.log(0.1 / math.sqrt(dim)) - plain
+    exponent = others * growth - tilt
+    chance = np.exp(log - whole)
+    centre = float(chance @ sine)
+    spread = math.sqrt(others * float(chance @ np.square(sine - centre)))
+    # The rule's error is the chance a period away, by either side.
+    period = max((45 - exponent) / tilt, 12 * spread)
+    step = 2 * math.pi / period
+    at = step * np.arange(int(16 / (spread * step)) + 2)
+    turned = np.exp(1j * at[:, None] * (sine - centre)) @ chance
+    terms = turned**others * np.exp(1j * at * (others * centre - 1)) / (tilt + 1j * at)
+    terms[0] /= 2
+    total = float(terms.real.sum()) * step / math.pi
+    return math.exp(exponent + math.log(total)) if exponent > -800 else 0.0
 
 
 def wrong_bits(lab: Lab, law: str, pairs: int, dim: int, width: int, draws: int) -> Array:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import sympy
+from scipy.optimize import minimize_scalar
 
 from neuroattn.errors import InputError
 from neuroattn.theory.claim import Claim, register
@@ -67,13 +68,21 @@ def decay_capacity(dim: int, snr: float = 1.0, decay: float | None = None) -> fl
 LOST = (0.02, 0.03, 0.042, 0.06, 0.1, 0.2, 0.4)
 
 
+BEST = LOST.index(0.042)
+
+
+def best_held(dim: int) -> float:
+    """Return A/e + 1/2 + e/(24 A), A = dim + 1: the most that can be read at SNR 1, nearly."""
+    return (dim + 1) / math.e + 0.5 + math.e / (24 * (dim + 1))
+
+
 def _loads(lab: Lab, dim: int) -> Array:
     """Return (draws, decays) of the load that the crosstalk of a long stream shows."""
-    found = []
+    found, lags = [], tuple(range(64))
     for lost in LOST:
         decay = math.sqrt(1 - lost)
-        noise = crosstalk_at(lab, "retention", 384, dim, decay, (0, 4, 8))
-        found.append((noise * dim + decay ** (2 * np.array([0, 4, 8]))).mean(1))
+        noise = crosstalk_at(lab, "retention", 384, dim, decay, lags, draws=160, width=16)
+        found.append((noise * dim + decay ** (2 * np.array(lags))).mean(1))
     return np.stack(found, axis=1)
 
 
@@ -81,7 +90,7 @@ def measure_stream(
     lab: Lab,
     formula: Callable[[int, float, float], float] = decay_capacity,
     effective: Callable[[float], float] = lambda lost: 1 / lost,
-    best: Callable[[int], float] = lambda dim: 1 + (dim + 1) / math.e,
+    best: Callable[[int], float] = best_held,
 ) -> Iterator[Comparison]:
     """Write far more associations than fit, at several decays, and count what can be read."""
     dim, lost = 64, np.array(LOST)
@@ -94,24 +103,47 @@ def measure_stream(
     )
     mean = loads.mean(0)
     spread = loads.std(0, ddof=1) / len(loads) ** 0.5 / mean / -np.log(1 - lost)
+    held = 1 + np.log(mean / (1 - shortfall) / (dim + 1)) / np.log(1 - lost)
     yield lab.estimate(
         "latest associations that can be read at SNR 1, d = 64",
-        1 + np.log(mean / (1 - shortfall) / (dim + 1)) / np.log(1 - lost),
+        held,
         spread,
         [formula(dim, 1.0, math.sqrt(1 - each)) for each in LOST],
+        draws=len(loads),
         axes=axes,
     )
+    yield lab.at_most(
+        "latest associations that can be read beside the bound for all decays",
+        held,
+        1 + (dim + 1) / math.e,
+        slack=float(5 * spread[BEST]),
+        reason="five standard errors of the count at the best decay",
+        axes=axes,
+    )
+    yield lab.estimate(
+        "those at the best decay, the most", held[BEST], spread[BEST], best(dim), draws=len(loads)
+    )
     dims = (32, 64, 128, 256, 512)
-    decays = np.sqrt(1 - np.linspace(1e-4, 0.5, 20001))
     yield lab.near(
         "most that can be read, over all decays",
-        [max(decay_capacity(each, 1.0, float(decay)) for decay in decays[::20]) for each in dims],
+        [_most(each) for each in dims],
         [best(each) for each in dims],
-        tolerance=1.0,
-        expected=0.55,
-        reason="ln(1 - x) is -x - x²/2, which costs half an association at the best x",
+        tolerance=3e-6,
+        expected=3e-7,
+        reason="the next order, about 1/(100 (d + 1)³)",
         axes={"dimension of the keys": dims},
     )
+
+
+def _most(dim: int) -> float:
+    """Return the most that can be read of a stream at SNR 1, by search over the decay."""
+    found = minimize_scalar(
+        lambda lost: -decay_capacity(dim, 1.0, math.sqrt(1 - lost)),
+        bounds=(1.5 / (dim + 1), 6 / (dim + 1)),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
+    return -float(found.fun)
 
 
 def prove_stream(proof: Proof) -> None:
@@ -130,6 +162,16 @@ def prove_stream(proof: Proof) -> None:
     curve = sympy.simplify(sympy.diff(held, x, 2).subs(x, at))
     proof.true("a maximum", bool(curve.is_negative), curve)
     proof.equal("of", sympy.simplify(held.subs(x, at)), a / sympy.E)
+    y = sympy.symbols("y", positive=True)
+    proof.say("Exactly the lag is -ln(A x)/ln(1 - x). At x = e/A = y, where A = e/y,")
+    rest = sympy.limit(-1 / sympy.log(1 - y) - 1 / y, y, 0)
+    proof.equal("it is half less, in many dimensions", rest, -sympy.Rational(1, 2))
+    proof.equal(
+        "and always less, as -ln(1 - y) is more than y: the slope of their difference",
+        sympy.simplify(sympy.diff(-sympy.log(1 - y) - y, y)),
+        y / (1 - y),
+    )
+    proof.say("so that with the newest itself, at lag 0, the most is about", a / sympy.E + 0.5)
 
 
 register(
@@ -149,13 +191,16 @@ register(
         finding="sharpened",
         found="A memory without decay holds 1 + d/SNR associations and then none. With decay it "
         "holds the latest for ever, but fewer: at the best decay, 1-γ² = e SNR/(d+SNR), about "
-        "d/(e SNR), 24 of 64 dimensions at SNR 1. That factor e is the price of forgetting; half "
-        "of the best loss holds a third less, and below 1-γ² = SNR/(d+SNR) nothing is held.",
+        "(d+SNR)/(e SNR) + 1/2, 24.4 of 64 dimensions at SNR 1. That factor e is the price of "
+        "forgetting; half of the best loss holds a third less, and below 1-γ² = SNR/(d+SNR) "
+        "nothing is held.",
         mechanisms=("retention",),
         prove=prove_stream,
         measure=measure_stream,
         mutants={
             "all of 1 + d/SNR at the best decay": {"best": capacity},
+            "d/e of them": {"best": lambda d: d / math.e},
+            "the bound 1 + (d+1)/e is reached": {"best": lambda d: 1 + (d + 1) / math.e},
             "a load of 1/(1-γ)": {"effective": lambda lost: 1 / (1 - math.sqrt(1 - lost))},
             "the trace's amplitude for its power": {
                 "formula": lambda d, snr, g: 2 * decay_capacity(d, snr, g) - 1,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import sympy
 import torch
 
 from neuroattn.errors import InputError
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Array, Comparison
 from neuroattn.theory.lab import Lab
@@ -50,8 +50,7 @@ def decay_crosstalk(pairs: int, dim: int, decay: float, lag: int) -> float:
     """
     check_counts(pairs=pairs, dim=dim)
     check_decay(decay)
-    if isinstance(lag, bool) or not isinstance(lag, int | np.integer) or not 0 <= lag < pairs:
-        raise InputError(f"lag={lag!r} must be a whole number from 0 to pairs - 1 = {pairs - 1}.")
+    check_whole("lag", lag, 0, pairs - 1)
     return (load(pairs, decay) - decay ** (2 * lag)) / dim
 
 
@@ -70,10 +69,16 @@ LAGS = (0, 1, 2, 4, 8, 16, 32, 48)
 
 
 def crosstalk_at(
-    lab: Lab, mechanism: str, pairs: int, dim: int, decay: float, lags: tuple[int, ...]
+    lab: Lab,
+    mechanism: str,
+    pairs: int,
+    dim: int,
+    decay: float,
+    lags: tuple[int, ...],
+    draws: int = 2000,
+    width: int = 4,
 ) -> Array:
     """Return (draws, lags) powers of what is read besides the target."""
-    draws, width = 2000 if pairs < 100 else 250, 4
     keys = lab.keys("sphere", (draws, 1, pairs, dim), "keys", pairs, decay)
     values = lab.normal((draws, 1, pairs, width), "values", pairs, decay) / width**0.5
     where = [pairs - 1 - lag for lag in lags]

@@ -53,6 +53,7 @@ def gaussian_intersection(n: int, radius: int, distance: int, continuity: bool =
     Returns
     -------
     float
+        0 where it is less than the rounding of the share of one ball.
 
     Raises
     ------
@@ -74,7 +75,10 @@ def orthant(c: float, correlation: float) -> float:
     if correlation <= -1:
         return max(0.0, float(2 * norm.cdf(c) - 1))
     side = sqrt((1 - correlation) / (1 + correlation))
-    return float(norm.cdf(c) - 2 * owens_t(c, side))
+    one = float(norm.cdf(c))
+    both = one - 2 * float(owens_t(c, side))
+    # A difference of nearly equal numbers, of which the last digits are noise.
+    return both if both > 1e-14 * one else 0.0
 
 
 def read_thousand(lab: Lab) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import cache
 from math import comb, pi
 
 import numpy as np
@@ -51,6 +52,7 @@ def first_errors(lab: Lab, radius: int, patterns: int) -> Array:
     return np.asarray(wrong[:, 0].numpy(), dtype=float)
 
 
+@cache
 def expected_errors(radius: int, patterns: int, distance: int, pull: bool = True) -> float:
     """Return the expected wrong bits after one read, exactly, for random patterns.
 

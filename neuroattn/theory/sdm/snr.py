@@ -42,7 +42,7 @@ def signal_to_noise(
     Returns
     -------
     float
-        Infinite where there is no noise.
+        Infinite where there is no noise, and where it is beyond float64 (1.8e308).
 
     Raises
     ------
@@ -59,11 +59,19 @@ def signal_to_noise(
     r = 2**n if neurons is None else check_whole("neurons", neurons, 1)
     p = ball_share(n, radius)
     if check_name("overlaps", overlaps, OVERLAPS) == "independent":
-        return float(p * r / (1 + p * m + p**3 * m * r))
+        return as_float(p * r / (1 + p * m + p**3 * m * r))
     # A ball of the whole cube holds the same number of neurons wherever it is.
     own = Fraction(0) if neurons is None else r * p * (1 - p)
     noise = own + (m - 1) * power(n, radius, neurons, overlaps)
-    return float((p * r) ** 2 / noise) if noise else inf
+    return as_float((p * r) ** 2 / noise) if noise else inf
+
+
+def as_float(number: Fraction) -> float:
+    """Return a fraction as a float, infinite where it is too large for one."""
+    try:
+        return float(number)
+    except OverflowError:
+        return inf
 
 
 def critical_distance(
@@ -110,7 +118,7 @@ def wrong_bit(mean: Fraction, variance: Fraction) -> float:
     """Return the chance that a normal sum with this mean is below 0."""
     if not mean:
         return 0.5
-    return 0.5 * erfc(sqrt(mean**2 / variance / 2)) if variance else 0.0
+    return 0.5 * erfc(sqrt(as_float(mean**2 / variance / 2))) if variance else 0.0
 
 
 def drawn_reads(lab: Lab, n: int, radius: int, patterns: int, neurons: int | None) -> Tensor:

@@ -46,6 +46,8 @@ def test_one_key_has_the_published_edge_and_many_the_small_one() -> None:
         ((-0.1,), "momentum=-0.1"),
         ((0.5, 0), "keys=0"),
         ((0.5, 1.5), "1.5"),
+        (("a", 1), "momentum='a'"),
+        ((float("nan"), 1), "momentum=nan"),
     ],
 )
 def test_bad_input_is_refused(given: tuple[float, ...], why: str) -> None:

@@ -86,6 +86,12 @@ def test_every_mechanism_has_a_form_or_a_reason() -> None:
         ("softmax", {}, "exponentials of products"),
         ("yaad", {}, "other than linearly"),
         ("mega", {}, "moving_average"),
+        ("efficient", {}, "no causal read"),
+        ("hierarchical", {}, "no causal read"),
+        ("routing", {}, "no causal read"),
+        ("set_inducing", {}, "no causal read"),
+        ("neural", {}, "scores of a small network"),
+        ("adaptive_filter", {}, "variance that grows with their lag"),
         ("oja", {"target": "output"}, "third order"),
         ("linear", {"causal": False}, "causal=False must be True"),
         ("neighborhood", {"grid": (3, 3), "window": 3}, "one causal axis"),
@@ -96,6 +102,28 @@ def test_what_cannot_be_is_said(name: str, given: dict[str, object], why: str) -
     # A wrong system in place of an error would go unnoticed.
     with pytest.raises(InputError, match=why):
         state_space(name, *tokens(), **given)
+
+
+def test_nothing_that_is_given_is_ignored() -> None:
+    # A mask or a state that is swallowed gives the system of another read, without a word.
+    query, key, value = tokens()
+    state = attend("delta", query, key, value, causal=True, return_state=True)[1]
+    hides = torch.ones(1, 1, 1, query.shape[2], dtype=torch.bool)
+    for name, given in {
+        "mask": hides,
+        "initial_state": state,
+        "return_state": True,
+        "explain": True,
+        "form": "recurrent",
+        "backend": "reference",
+    }.items():
+        for each in with_state_space():
+            with pytest.raises(InputError, match=f"state_space does not take '{name}': "):
+                state_space(each, query, key, value, **{name: given})
+    with pytest.raises(UnknownNameError, match="no parameter 'betta'; did you mean 'beta'"):
+        state_space("delta", query, key, value, betta=0.5)
+    with pytest.raises(UnknownNameError, match="Allowed besides causal and scale: alpha, beta"):
+        state_space("ssd", query, key, value, momentum=0.5)
 
 
 def test_a_cube_too_large_and_unequal_tokens_are_refused() -> None:

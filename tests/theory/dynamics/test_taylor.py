@@ -39,6 +39,14 @@ def test_features_are_the_monomials() -> None:
     assert taylor_features(3, 3) == len(exponents)
 
 
+def test_high_orders_go_through_logarithms() -> None:
+    # A factorial of 201 is beyond float64, the bound is not.
+    wanted = math.exp(2 + 201 * math.log(2) - math.lgamma(202))
+    assert taylor_bound(2.0, 200) == pytest.approx(wanted, rel=1e-12)
+    assert taylor_error(2.0, 200) <= taylor_bound(2.0, 200)
+    assert taylor_error(50.0, 1) == pytest.approx(math.exp(50) - 51, rel=1e-12)
+
+
 def test_a_radius_of_zero_has_no_error() -> None:
     # A series that never ends, or a tiny floor that is returned, would show.
     assert taylor_error(0.0, 2) == taylor_bound(0.0, 2) == 0.0
@@ -53,5 +61,11 @@ def test_bad_radius_and_order_are_refused(function: object) -> None:
         function(math.nan, 2)  # type: ignore[operator]
     with pytest.raises(InputError, match="order=-1"):
         function(1.0, -1)  # type: ignore[operator]
+    with pytest.raises(InputError, match="radius='x'"):
+        function("x", 2)  # type: ignore[operator]
+    with pytest.raises(InputError, match="radius=inf"):
+        function(math.inf, 2)  # type: ignore[operator]
+    with pytest.raises(InputError, match=r"radius=1000\.0 at order=2 .* take a smaller radius"):
+        function(1000.0, 2)  # type: ignore[operator]
     with pytest.raises(InputError, match="dim=0"):
         taylor_features(0, 2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.integrate import dblquad, quad
-from scipy.stats import norm
+from scipy.stats import beta, norm
 
 from neuroattn.errors import InputError, UnknownNameError
 from neuroattn.theory.pavlovian import (
@@ -129,6 +129,58 @@ def test_sphere_sign_error_is_an_integral_on_the_circle() -> None:
     # cos b below -1 - cos a, over the a at which that can be.
     exact, _ = quad(lambda a: math.pi - math.acos(-1 - math.cos(a)), math.pi / 2, math.pi)
     assert sign_error(3, 2, "sphere") == pytest.approx(exact / math.pi**2, abs=1e-6)
+
+
+def _by_convolution(others: int, dim: int) -> float:
+    """Return the chance that coordinates on the sphere sum to more than 1, by positive sums."""
+    law = beta((dim - 1) / 2, (dim - 1) / 2, loc=-1, scale=2)
+    count = 40 * round(math.sqrt(dim))
+    one = whole = law.pdf(np.arange(-count, count + 1) / count)
+    for _ in range(others - 2):
+        whole = np.convolve(whole, one) / count
+    middle = len(whole) // 2
+    left = 1 - np.arange(-middle, middle + 1) / count
+    return float((whole * law.sf(left)).sum() / count)
+
+
+@pytest.mark.parametrize(
+    ("others", "dim"),
+    [(2, 18), (2, 128), (2, 300), (2, 2000), (3, 27), (5, 300), (8, 64), (8, 72), (64, 700)],
+)
+def test_sphere_sign_error_is_accurate_far_out_in_the_tail(others: int, dim: int) -> None:
+    """Catches an overflow, a negative chance, and the rounding of a difference from 1/2."""
+    expected = _by_convolution(others, dim)
+    assert sign_error(others + 1, dim, "sphere") == pytest.approx(expected, rel=2e-11)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 16, 128, 599, 601, 1219, 1221, 5000, 10**6])
+def test_sphere_sign_error_is_a_chance_that_grows_with_the_pairs(dim: int) -> None:
+    """Catches nan, a chance below 0 or above 1/2, and a seam between two ways to compute it."""
+    numbers = sorted({2, 3, 5, 9, 17, 1 + dim // 9, 2 + dim // 9, 1 + dim, 10**4, 10**7})
+    numbers = [pairs for pairs in numbers if pairs > 1]
+    found = [sign_error(pairs, dim, "sphere") for pairs in numbers]
+    assert all(0 <= each <= 0.5 for each in found)
+    assert np.all(np.diff(found) > -1e-9)
+    assert sign_error(10**7, dim, "sphere") == pytest.approx(sign_error(10**7, dim), abs=1e-7)
+
+
+@pytest.mark.parametrize("width", [1, 4, 64])
+def test_the_bound_on_wrong_bits_holds_with_the_exact_tail(width: int) -> None:
+    """Catches a bound that the Gaussian tail keeps and the sphere's does not."""
+    for dim in (*range(1, 200), *range(200, 4097, 97)):
+        pairs = int(flawless_capacity(dim, width))
+        if pairs > 1:
+            bits = pairs * width
+            wrong = bits * sign_error(pairs, dim, "sphere")
+            assert wrong <= 1 / math.sqrt(4 * math.pi * math.log(bits)), (dim, wrong)
+
+
+@pytest.mark.parametrize("dim", [10**8, 10**9, 10**12])
+def test_worst_case_capacity_is_within_its_bounds_in_many_dimensions(dim: int) -> None:
+    """Catches a difference of logarithms that cancels."""
+    low, high = (1 + math.sqrt(math.pi * x / 2) for x in (dim - 1, dim))
+    assert low * (1 - 1e-15) < worst_case_capacity(dim) < high * (1 + 1e-15)
+    assert worst_case_capacity(dim) == pytest.approx((low + high) / 2, rel=1e-10)
 
 
 def test_one_other_key_on_the_sphere_never_turns_a_sign() -> None:

@@ -14,7 +14,8 @@ def gram(rng: np.random.Generator, draws: int, heads: int, pairs: int, dim: int)
     """Return the mean over heads of K Kᵀ, (draws, pairs, pairs)."""
     keys = rng.normal(size=(draws, heads, pairs, dim))
     keys /= np.linalg.norm(keys, axis=-1, keepdims=True)
-    return (keys @ keys.swapaxes(-1, -2)).mean(1)
+    found: np.ndarray = (keys @ keys.swapaxes(-1, -2)).mean(1)
+    return found
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,12 @@ def test_centring_keys_alone_costs_a_factor() -> None:
     assert both == pytest.approx(5, rel=0.01)
 
 
-def test_one_centred_item_leaves_nothing_to_read() -> None:
-    """Catches a mean that does not hold the item itself."""
-    assert feature_crosstalk(1, 8, "elu", "keys and queries") == pytest.approx(1.0)
+@pytest.mark.parametrize("centred", ["keys", "keys and queries"])
+def test_one_centred_item_is_refused(centred: str) -> None:
+    """Catches an error of 1 out of a memory whose only key is its own mean."""
+    with pytest.raises(InputError, match="pairs=1 must be a whole number of at least 2"):
+        feature_crosstalk(1, 8, "elu", centred)
+    assert feature_crosstalk(1, 8, "identity") == pytest.approx(2 / 8)
 
 
 def test_bad_arguments_are_refused_by_name() -> None:

@@ -58,4 +58,4 @@ def test_the_cycles_of_inhibition_are_those_of_the_rule_by_loops() -> None:
         for key, outcome in (([1, 0], 1), ([1, 1], 0)):
             weight = weight + STEP * np.array(key) * (outcome - np.dot(key, weight))
         found.append(weight[1])
-    np.testing.assert_allclose(_cycles(np.arange(1, 5)), found, atol=1e-14)
+    np.testing.assert_allclose(_cycles(np.arange(1.0, 5)), np.array(found), atol=1e-14)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neuroattn.theory.pavlovian.sweeps import _limit_error, least_error, sweep_map
+from neuroattn.theory.pavlovian.sweeps import _limit_error, error_after, least_error, sweep_map
 
 
 def drawn(pairs: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +39,15 @@ def test_the_limit_of_dependent_keys_is_reached_by_loops() -> None:
     error = np.square(keys @ memory - values).sum()
     assert abs(_limit_error(keys, values) - error) < 1e-10
     assert error > least_error(keys, values) + 1e-3
+
+
+def test_the_error_on_the_way_is_that_of_loops() -> None:
+    """Catches a limit taken for the state after a few sweeps, and a sweep too many."""
+    keys, values = drawn(7, 6)
+    for sweeps in (0, 1, 9):
+        memory = after(keys, values, np.zeros((6, 2)), sweeps)
+        error = np.square(keys @ memory - values).sum()
+        np.testing.assert_allclose(error_after(keys, values, sweeps), error, rtol=1e-11)
 
 
 def test_the_least_error_is_that_of_lstsq() -> None:

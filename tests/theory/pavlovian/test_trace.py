@@ -9,6 +9,7 @@ import pytest
 
 from neuroattn.errors import InputError
 from neuroattn.theory.pavlovian import capacity, decay_capacity, decay_crosstalk
+from neuroattn.theory.pavlovian.stream import best_held
 
 
 @pytest.mark.parametrize(("decay", "expected"), [(0.9, 0.07679), (0.98, 0.3818)])
@@ -47,6 +48,15 @@ def test_default_decay_is_the_best(dim: int, snr: float) -> None:
     assert decay_capacity(dim, snr) == pytest.approx(max(all_of_them), rel=0.01)
     assert decay_capacity(dim, snr) == pytest.approx(1 + (dim + snr) / (math.e * snr), abs=0.7)
     assert decay_capacity(dim, snr) < capacity(dim, snr)
+
+
+@pytest.mark.parametrize("dim", [8, 33, 64, 1000])
+def test_the_most_of_a_stream_is_that_of_a_fine_grid(dim: int) -> None:
+    """Catches d/e, (d+1)/e and 1 + (d+1)/e for (d+1)/e + 1/2."""
+    lost = np.linspace(1.5, 5, 2001) / (dim + 1)
+    most = max(decay_capacity(dim, 1.0, float(each)) for each in np.sqrt(1 - lost))
+    assert best_held(dim) == pytest.approx(most, abs=2e-4)
+    assert most <= 1 + (dim + 1) / math.e
 
 
 def test_an_endless_stream_without_decay_holds_nothing() -> None:

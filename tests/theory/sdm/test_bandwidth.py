@@ -61,6 +61,15 @@ def test_the_orthants_ends():
     )
 
 
+def test_no_share_is_negative():
+    # Catches the rounding of a difference that is returned as a share.
+    for x in range(0, 1001, 50):
+        assert 0 <= gaussian_intersection(1000, 100, x) < 1e-100
+    assert gaussian_intersection(1000, 100, 500) == 0.0
+    with pytest.raises(InputError, match="radius=100"):
+        local_beta(1000, 100, 500)
+
+
 def test_the_local_slope_is_that_of_the_approximation():
     # Catches the factor 2 of the correlation.
     for x in (50, 200, 400):
