@@ -34,7 +34,7 @@ class Largest(TorchDispatchMode):
     """Remembers the size of the largest tensor that any operation makes, in numbers."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.numbers = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -53,7 +53,8 @@ def largest(lab: Lab, way: str, tokens: int, dim: int) -> int:
     if given["form"] == "chunked":
         given["chunk_size"] = CHUNK
     drawn = [lab.normal((1, 1, tokens, dim), name, tokens, dim).cpu() for name in "qkv"]
-    with Largest() as seen:
+    seen = Largest()
+    with seen:
         attend("local_linear", *drawn, backend="reference", **given)
     return seen.numbers
 
@@ -179,15 +180,16 @@ register(
         paper=PAPER,
         place="the two naive costs of the abstract; the counts are derived here",
         statement=r"n^2 d\ \mathrm{(all\ pairs)},\quad "
-        r"n\,\max(c,d^2)\ \mathrm{(a\ matrix\ a\ query)},\quad n\,\max(c,d)\ \mathrm{(conjugate\ gradients)}",
+        r"n\,\max(c,d^2)\ \mathrm{(a\ matrix\ a\ query)},\quad "
+        r"n\,\max(c,d)\ \mathrm{(conjugate\ gradients)}",
         hypotheses=(
             "As many queries as keys, one head, values of d channels; no gradients are kept.",
             "Blocks of c queries, so that the weights of a block are c n numbers.",
         ),
         finding="confirmed",
         found="Counted in every tensor that a read makes: the closed form for all pairs holds "
-        "n n d numbers, blocks with one matrix a query n d d once d exceeds the root of the block, and "
-        "blocks with conjugate gradients a block of weights, linear in n and in d.",
+        "n n d numbers, blocks with one matrix a query n d d once d exceeds the root of the block, "
+        "and blocks with conjugate gradients a block of weights, linear in n and in d.",
         mechanisms=("local_linear",),
         measure=measure_memory,
         mutants={
@@ -208,8 +210,8 @@ register(
         title="d iterations of conjugate gradients are exact, and fewer are best in their space",
         paper=PAPER,
         place="its solver; a property of conjugate gradients (Hestenes & Stiefel, 1952)",
-        statement=r"r_t=\mathrm{argmin}_{r\in\mathcal{K}_t}\Vert r-r^st\Vert_A,"
-        r"\quad A=\mathrm{Cov}_p(k)+\lambda I,\quad r_d=r^st",
+        statement=r"r_t=\mathrm{argmin}_{r\in\mathcal{K}_t}\Vert r-r^\ast\Vert_A,"
+        r"\quad A=\mathrm{Cov}_p(k)+\lambda I,\quad r_d=r^\ast",
         hypotheses=("The ridge is above 0.", "The iteration starts from a slope of 0."),
         finding="confirmed",
         found="The published limit of 32 iterations is exact for heads of up to 32 channels; with "
