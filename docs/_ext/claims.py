@@ -141,7 +141,9 @@ def _rows(comparisons: Sequence[dict[str, Any]]) -> list[str]:
     for each in comparisons:
         numbers = [cell(each[key]) for key in ("predicted", "measured", "error", "tolerance")]
         z = "" if each["z"] is None else f"{each['z']:.1f}"
-        lines.append("| " + " | ".join([plain(each["name"]), *numbers, z]) + " |")
+        numbers[0] = {"=": "", "<=": "≤ ", ">=": "≥ "}[each["relation"]] + numbers[0]
+        name = each["name"] + (f", at {each['at']}" if each["at"] else "")
+        lines.append("| " + " | ".join([plain(name), *numbers, z]) + " |")
     return lines
 
 

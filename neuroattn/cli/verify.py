@@ -31,6 +31,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
         If ``--out`` names a folder that holds something, or that cannot be made.
     """
     given = _parser().parse_args(list(arguments))
+    if given.list and given.format != "table":
+        raise InputError(f"--list prints names; it has no --format {given.format}.")
     check_name("--format", given.format, FORMATS)
     if given.out is not None:
         _check_out(given.out)
@@ -45,7 +47,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     found = dict.fromkeys(id for each in patterns for id in list_claims(each))
     if given.list:
         for id in found:
-            print(f"{id:<44} {get(id).title}{' (slow)' if get(id).slow else ''}")
+            slow = " (slow)" if get(id).slow else ""
+            print(f"{id:<44} {get(id).finding:<10} {get(id).title}{slow}")
         return 0
     ids = [id for id in found if given.slow or not get(id).slow]
     if not ids:
@@ -58,6 +61,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
         verdicts = sorted(finished, key=lambda each: ids.index(each.id))
         if verdicts:
             _tell(verdicts, settings, given)
+        if len(verdicts) < len(ids):
+            print(f"{len(ids) - len(verdicts)} of {len(ids)} claims not run.", file=sys.stderr)
     if all(each.passed is None for each in verdicts):
         raise InputError(f"nothing was held: {verdicts[0].id}: {verdicts[0].error}.")
     return 0 if all(each.ok for each in verdicts) else 1
@@ -201,16 +206,20 @@ def _print_one(verdict: Verdict) -> None:
 
     print(f"{verdict.id}  {state(verdict)}  {verdict.seconds:.1f} s")
     print(f"    {verdict.title}")
-    print(f"    {verdict.paper}")
+    print(f"    {verdict.paper}; {verdict.place}; {verdict.finding}")
     print(f"    {verdict.statement}")
     worst = verdict.worst
     if worst is not None:
         at = {key: compact(worst.at_worst(key)) for key in ("predicted", "measured", "error")}
         z = "" if worst.z is None else f", z {worst.at_worst('z'):.1f}"
         bound = compact(worst.at_worst("tolerance"))
+        sign = {"=": "predicted", "<=": "at most", ">=": "at least"}[worst.relation]
+        place = f" at {worst.where}" if worst.where else ""
+        entries = sum(each.error.size for each in verdict.comparisons)
         print(
-            f"    predicted {at['predicted']}, measured {at['measured']}, error {at['error']} of "
-            f"at most {bound}{z}: {worst.name}"
+            f"    {sign} {at['predicted']}, measured {at['measured']}, error {at['error']} of "
+            f"{bound} allowed{z}: {worst.name}{place}"
+            + (f" (the worst of {entries})" if entries > 1 else "")
         )
     if verdict.proved is not None:
         checked = sum(step.checked for step in verdict.steps)

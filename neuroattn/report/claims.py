@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, ScalarFormatter
 
 from neuroattn import __version__
 from neuroattn.errors import InputError
@@ -19,6 +20,7 @@ from neuroattn.io import atomic_path, write_json
 from neuroattn.report.formula import displayed, svg
 from neuroattn.report.style import FAINT, PALETTE, colours, new_figure, styled
 from neuroattn.report.table import number
+from neuroattn.theory.claim import FINDINGS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -88,6 +90,11 @@ def _panel(axes: Axes, curve: Comparison, first: bool) -> None:
         axes.plot([], [], color=PALETTE[0], linewidth=1.2, label="predicted")
         axes.plot([], [], "o", color=PALETTE[0], markersize=3.5, label="measured")
         axes.legend()
+    for axis in (axes.xaxis, axes.yaxis):
+        formatter = axis.get_major_formatter()
+        if isinstance(formatter, ScalarFormatter):
+            # A tick says the number itself, not its distance from another.
+            formatter.set_useOffset(False)
     axes.grid(color=FAINT, alpha=0.2, linewidth=0.6)
 
 
@@ -201,10 +208,12 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     mutants = [mutant for each in run for mutant in each.mutants]
     killed = sum(each.killed for each in mutants)
     apart = len(verdicts) - len(run)
+    found = Counter(each.finding for each in run)
+    kinds = ", ".join(f"{found[kind]} {kind}" for kind in FINDINGS if found[kind])
     return (
         f"{held} of {len(run)} claims hold; {killed} of {len(mutants)} mutants killed"
         + (f"; {apart} cannot be held with these settings" if apart else "")
-        + "."
+        + (f". Of what the literature says: {kinds}." if kinds else ".")
     )
 
 
@@ -216,10 +225,15 @@ def _shown(verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict,
         "state": state(verdict),
         "formula": formula(verdict.statement),
+        "steps": [
+            (step.text, formula(step.latex) if step.latex else "", step.plain)
+            for step in verdict.steps
+        ],
         "figure": None if figure is None else figure_data(verdict.id, figure),
         "rows": [
             {
-                "name": each.name,
+                "name": each.name + (f", at {each.where}" if each.where else ""),
+                "relation": {"=": "", "<=": "≤ ", ">=": "≥ "}[each.relation],
                 "cells": [compact(each.at_worst(key)) for key in ("predicted", "measured")],
                 "error": " of ".join(compact(each.at_worst(key)) for key in ("error", "tolerance")),
                 "z": "" if each.z is None else number(each.at_worst("z"), 1),

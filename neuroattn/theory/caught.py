@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,20 @@ def caught(function: Callable[[], T]) -> T | Raised:
         return function()
     # SystemExit too: a claim that calls sys.exit must not end the run as if all held.
     except (Exception, SystemExit) as error:  # noqa: BLE001 - told as the claim's failure
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}:{place.lineno}"
-        return Raised(f"{type(error).__name__} at {where}: {error}")
+        return Raised(f"{type(error).__name__} at {_place(error)}: {error}")
+
+
+def _place(error: BaseException) -> str:
+    """Return the file and line of the claim that raised, not of a library that it called."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [each for each in frames if not _machinery(each.filename)] or list(frames)
+    place = next(each for each in reversed(theirs) if each.filename == theirs[0].filename)
+    return f"{Path(place.filename).name}:{place.lineno}"
+
+
+def _machinery(filename: str) -> bool:
+    ours = ("caught.py", "claim_files.py", "script.py", "verdict.py")
+    path = Path(filename)
+    return filename.startswith("<frozen") or (path.parent == HERE and path.name in ours)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import inspect
 import pkgutil
 import re
 import sys
@@ -89,7 +90,8 @@ def register(claim: Claim) -> Claim:
     Raises
     ------
     InputError
-        If the id is taken or malformed, there is no mutant, no hypothesis, or no such finding.
+        If the id is taken or malformed, there is no mutant, no hypothesis, or no such finding, or
+        a mutant changes what ``measure`` does not take.
     """
     # Ours come first, so that an id of theirs cannot stand in their way.
     if not sys._getframe(1).f_globals.get("__name__", "").startswith(f"{__package__}."):
@@ -105,9 +107,20 @@ def register(claim: Claim) -> Claim:
             f"claim {claim.id!r} has no mutants; a claim that no mutant can break is not a claim. "
             "Give at least one variant of measure for which the check must fail."
         )
+    if not isinstance(claim.hypotheses, tuple):
+        raise InputError(f"claim {claim.id!r}: hypotheses must be a tuple of sentences.")
     if not claim.hypotheses:
         raise InputError(f"claim {claim.id!r} has no hypotheses; say what has to hold.")
     check_name("finding", claim.finding, FINDINGS)
+    taken = inspect.signature(claim.measure).parameters
+    anything = any(each.kind is each.VAR_KEYWORD for each in taken.values())
+    for mutant, variant in claim.mutants.items():
+        for name in variant:
+            if name not in taken and not anything:
+                raise InputError(
+                    f"claim {claim.id!r}, mutant {mutant!r}: measure takes no {name!r}"
+                    f"{did_you_mean(name, taken) or '.'} It takes {', '.join(taken)}."
+                )
     _CLAIMS[claim.id] = claim
     return claim
 

@@ -31,6 +31,8 @@ def import_files(files: Sequence[Path]) -> None:
         If it raises while it is imported; then nothing of it is registered.
     """
     for path in (Path(each).resolve() for each in files):
+        if not path.exists():
+            raise FileError(f"claims file {path} does not exist.")
         if path.suffix != ".py" or not path.is_file():
             raise FileError(f"claims file {path} is not a Python file; give a .py that registers.")
         # Threads of one worker may ask for the same file at once.
@@ -65,4 +67,6 @@ def _import(path: Path) -> None:
         del sys.modules[spec.name]
         _IMPORTED.pop(str(path), None)
         raise InputError(f"claims file {path} cannot be imported: {found.message}")
+    if not added:
+        raise InputError(f"claims file {path} registers no claim; it needs register(Claim(...)).")
     _IMPORTED[str(path)] = content, added

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ class Comparison:
         Standard error of the measurement.
     axes : mapping of str to array
         Name of an axis, with its unit, to its coordinates; empty unless a curve is measured.
+    relation : {"=", "<=", ">="}
+        Of the measured to the predicted.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Comparison:
     z: Array | None = None
     spread: Array | None = None
     axes: Mapping[str, Array] = field(default_factory=dict)
+    relation: str = "="
 
     @property
     def passed(self) -> bool:
@@ -81,6 +85,15 @@ class Comparison:
             return float("inf")
         return 0.0 if error == 0 else float(error / tolerance) if tolerance else float("inf")
 
+    @property
+    def where(self) -> str:
+        """Where on the axes the worst entry is, such as ``"n = 8"``; "" without axes."""
+        if not self.axes or not self.error.size:
+            return ""
+        place = np.unravel_index(self.worst, self.error.shape)
+        named = zip(self.axes.items(), place, strict=True)
+        return ", ".join(f"{name} = {each[index]:g}" for (name, each), index in named)
+
     def at_worst(self, what: str) -> float:
         """Return one of the arrays at the worst entry; not a number if there is none."""
         if not self.error.size:
@@ -101,3 +114,24 @@ class Comparison:
             coords={key: (key, each) for key, each in self.axes.items()},
             attrs={"name": self.name, "reason": self.reason},
         )
+
+
+def leaves(nested: Any) -> Iterator[Any]:
+    """Yield the entries of nested lists, of an array or of a tensor, or the one that it is."""
+    if hasattr(nested, "tolist"):
+        nested = nested.tolist()
+    if isinstance(nested, list | tuple):
+        for each in nested:
+            yield from leaves(each)
+    else:
+        yield nested
+
+
+def number(value: Any) -> float:
+    """Return an entry as a float to show: infinite if it is larger, NaN if it is no number."""
+    if not isinstance(value, int | float | bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # an integer that is larger than any float
+        return math.inf if value > 0 else -math.inf

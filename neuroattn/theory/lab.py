@@ -18,7 +18,7 @@ from neuroattn.attention.dispatch import attend, weights
 from neuroattn.attention.registry import State, get
 from neuroattn.errors import InputError, MissingExtraError
 from neuroattn.names import check_name
-from neuroattn.theory.comparison import Array, Comparison
+from neuroattn.theory.comparison import Array, Comparison, leaves, number
 
 DTYPES: dict[str, torch.dtype] = {
     "float64": torch.float64,
@@ -322,7 +322,7 @@ class Lab:
 
         The error is how many differ.
         """
-        found, wanted = list(_leaves(measured)), list(_leaves(predicted))
+        found, wanted = list(leaves(measured)), list(leaves(predicted))
         if len(found) != len(wanted):
             raise InputError(
                 f"comparison {name!r} has {len(found)} measured and {len(wanted)} predicted "
@@ -330,7 +330,7 @@ class Lab:
             )
         wrong = [place for place, (a, b) in enumerate(zip(found, wanted, strict=True)) if a != b]
         shown = wrong[0] if wrong else 0
-        numbers = [_number(each[shown]) if each else math.nan for each in (wanted, found)]
+        numbers = [number(each[shown]) if each else math.nan for each in (wanted, found)]
         return Comparison(
             name,
             np.array(numbers[0]),
@@ -426,7 +426,7 @@ class Lab:
         """
         measured, bound = _arrays(measured, bound)
         error = np.maximum(measured - bound, 0.0)
-        return self._bounded(name, measured, bound, error, slack, reason, axes)
+        return self._bounded(name, "<=", measured, bound, error, slack, reason, axes)
 
     def at_least(
         self,
@@ -441,11 +441,12 @@ class Lab:
         """Check measured >= bound; see :meth:`at_most`."""
         measured, bound = _arrays(measured, bound)
         error = np.maximum(bound - measured, 0.0)
-        return self._bounded(name, measured, bound, error, slack, reason, axes)
+        return self._bounded(name, ">=", measured, bound, error, slack, reason, axes)
 
     def _bounded(
         self,
         name: str,
+        relation: str,
         measured: Array,
         bound: Array,
         error: Array,
@@ -458,7 +459,10 @@ class Lab:
             raise InputError(f"comparison {name!r} needs a reason for its slack of {slack:g}.")
         said = reason or ("an inequality, but for rounding" if slack else "an inequality")
         allowed = np.full(error.shape, slack)
-        return Comparison(name, bound, measured, error, allowed, 0.0, said, axes=_axes(axes, error))
+        drawn = _axes(axes, error)
+        return Comparison(
+            name, bound, measured, error, allowed, 0.0, said, axes=drawn, relation=relation
+        )
 
 
 def _arrays(measured: Any, predicted: Any) -> tuple[Any, Any]:
@@ -478,22 +482,3 @@ def _axes(axes: Mapping[str, Any] | None, values: Any) -> dict[str, Any]:
     if shape != values.shape:
         raise InputError(f"axes {list(named)} have lengths {shape}; the values {values.shape}.")
     return named
-
-
-def _leaves(nested: Any) -> Any:
-    if isinstance(nested, Tensor | np.ndarray):
-        nested = nested.tolist()
-    if isinstance(nested, list | tuple):
-        for each in nested:
-            yield from _leaves(each)
-    else:
-        yield nested
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, int | float | bool):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:  # an integer that is larger than any float
-        return math.inf if value > 0 else -math.inf

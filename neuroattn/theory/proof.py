@@ -36,17 +36,17 @@ class Step:
     @property
     def latex(self) -> str:
         """The formula in LaTeX, or ""."""
-        if self.left is None:
-            return ""
-        left = sympy.latex(self.left)
-        return left if self.right is None else f"{left} = {sympy.latex(self.right)}"
+        return " = ".join(dict.fromkeys(sympy.latex(each) for each in self._sides))
 
     @property
     def plain(self) -> str:
         """The formula as text, or ""."""
-        if self.left is None:
-            return ""
-        return " = ".join(_plain(x) for x in (self.left, self.right) if x is not None)
+        return " = ".join(dict.fromkeys(_plain(each) for each in self._sides))
+
+    @property
+    def _sides(self) -> list[Any]:
+        # Sides that come out in the same form are shown once.
+        return [each for each in (self.left, self.right) if each is not None]
 
 
 class Proof:

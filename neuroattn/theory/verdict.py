@@ -50,7 +50,7 @@ class Verdict:
 
     Attributes
     ----------
-    id, title, paper, statement : str
+    id, title, paper, place, statement, hypotheses, finding, found
         As in the claim.
     passed : bool or None
         Whether every comparison and every step of the proof holds; None if it could not run with
@@ -74,7 +74,11 @@ class Verdict:
     id: str
     title: str
     paper: str
+    place: str
     statement: str
+    hypotheses: tuple[str, ...]
+    finding: str
+    found: str
     passed: bool | None
     proved: bool | None = None
     seconds: float = 0.0
@@ -104,7 +108,11 @@ class Verdict:
             "id": self.id,
             "title": self.title,
             "paper": self.paper,
+            "place": self.place,
             "statement": self.statement,
+            "hypotheses": list(self.hypotheses),
+            "finding": self.finding,
+            "found": self.found,
             **head,
             "z": _plain(worst.at_worst("z")) if worst and has_z else None,
             "seconds": round(self.seconds, 3),
@@ -121,6 +129,8 @@ def _told(each: Comparison) -> dict[str, Any]:
     numbers = ("predicted", "measured", "error", "tolerance")
     return {
         "name": each.name,
+        "relation": each.relation,
+        "at": each.where,
         **{key: _plain(each.at_worst(key)) for key in numbers},
         "z": None if each.z is None else _plain(each.at_worst("z")),
         "expected_error": _plain(each.expected),
@@ -162,15 +172,20 @@ def run(id: str, settings: Settings, files: Sequence[str] = ()) -> Verdict:
     """
     import_files([Path(each) for each in files])
     claim = get(id)
-    common = (claim.id, claim.title, claim.paper, claim.statement)
     why = left_out(claim, settings)
     if why:
-        return Verdict(*common, passed=None, error=why)
+        return Verdict(**told(claim), passed=None, error=why)
     start = time.perf_counter()
     # FlexAttention refuses inputs with gradients on the CPU.
     with _one_thread(), torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
         outcome = _outcome(claim, Lab(claim.id, settings))
-    return Verdict(*common, **outcome, seconds=time.perf_counter() - start)
+    return Verdict(**told(claim), **outcome, seconds=time.perf_counter() - start)
+
+
+def told(claim: Claim) -> dict[str, Any]:
+    """Return what a verdict repeats of its claim."""
+    names = ("id", "title", "paper", "place", "statement", "hypotheses", "finding", "found")
+    return {name: getattr(claim, name) for name in names}
 
 
 def _outcome(claim: Claim, lab: Lab) -> dict[str, Any]:
@@ -179,10 +194,10 @@ def _outcome(claim: Claim, lab: Lab) -> dict[str, Any]:
     mutants: tuple[MutantVerdict, ...] = ()
     errors: list[str] = []
     if claim.prove is not None:
-        told = caught(partial(claim.prove, proof))
-        proved = not isinstance(told, Raised) and any(step.checked for step in proof.steps)
-        if isinstance(told, Raised):
-            errors.append(f"proof: {told.message}")
+        shown = caught(partial(claim.prove, proof))
+        proved = not isinstance(shown, Raised) and any(step.checked for step in proof.steps)
+        if isinstance(shown, Raised):
+            errors.append(f"proof: {shown.message}")
     found = caught(lambda: _comparisons(claim.measure(lab)))
     if isinstance(found, Raised):
         errors.append(found.message)

@@ -18,7 +18,7 @@ from neuroattn.theory.caught import Raised, caught
 from neuroattn.theory.claim import Claim, get
 from neuroattn.theory.claim_files import import_files, is_of
 from neuroattn.theory.lab import DTYPES, Settings
-from neuroattn.theory.verdict import Verdict, run
+from neuroattn.theory.verdict import Verdict, run, told
 
 
 def verify(
@@ -39,7 +39,8 @@ def verify(
     settings : Settings, optional
         Device, dtype, backend, seed.
     jobs : int
-        Processes on this machine.
+        Processes on this machine. In a script, more than one need the call to stand under
+        ``if __name__ == "__main__":``.
     scheduler : str, optional
         Address of a Dask scheduler to send them to instead, such as ``"tcp://host:8786"``.
     files : sequence of Path
@@ -64,6 +65,8 @@ def verify(
         If ``scheduler`` is given and Dask is not installed.
     """
     settings = settings or Settings()
+    if isinstance(ids, str):
+        raise InputError(f"ids={ids!r} must be a list of ids; give list_claims({ids!r}).")
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         raise InputError(f"jobs={jobs!r} must be a whole number of at least 1.")
     check_settings(settings)
@@ -109,6 +112,13 @@ def _on_pool(
     pool = ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_stop_at_once
     )
+    try:
+        pool.submit(_ready).result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"jobs={jobs}: the processes could not start. In a script, call verify under "
+            "`if __name__ == '__main__':`, because each process imports the script."
+        ) from error
     waiting = {pool.submit(run, id, settings, files): id for id in ids}
     unfinished, through = dict.fromkeys(ids), False
     try:
@@ -131,6 +141,10 @@ def _on_pool(
         yield _alone(id, settings, files)
 
 
+def _ready() -> bool:
+    return True
+
+
 def _stop_at_once() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -145,8 +159,7 @@ def _alone(id: str, settings: Settings, files: Sequence[str]) -> Verdict:
 
 
 def _lost(id: str, why: str) -> Verdict:
-    claim = get(id)
-    return Verdict(id, claim.title, claim.paper, claim.statement, passed=False, error=why)
+    return Verdict(**told(get(id)), passed=False, error=why)
 
 
 def _on_dask(

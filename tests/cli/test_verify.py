@@ -33,7 +33,9 @@ def test_the_table_says_what_was_found(mine: list[str], capsys: pytest.CaptureFi
         "measured",
         "z ",
         "mutant killed: three times",
-        "1 of 1 claims hold; 1 of 1 mutants killed.",
+        "here; confirmed",
+        "(the worst of 124)",
+        "1 of 1 claims hold; 1 of 1 mutants killed. Of what the literature says: 1 confirmed.",
     ):
         assert words in told
 
@@ -103,7 +105,9 @@ def test_after_ctrl_c_what_was_finished_is_told_and_kept(
 
     monkeypatch.setattr(verification, "run", second_is_interrupted)
     assert main(["verify", "mine", *mine, "--out", str(tmp_path / "kept")]) == 130
-    assert "mine.double.a  holds" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "mine.double.a  holds" in told.out
+    assert "3 of 4 claims not run" in told.err
     assert (tmp_path / "kept" / "report.html").is_file()
 
 
@@ -134,7 +138,8 @@ def test_the_claims_are_listed_without_being_run(capsys: pytest.CaptureFixture[s
         (["pavlovian.crosstalk.variance", "--seed", "x"], "invalid int value"),
         (["pavlovian.crosstalk.variance", "--backend", "flx"], "did you mean 'flex'"),
         (["pavlovian.crosstalk.variance", "--dtype", "float16x"], "did you mean 'float16'"),
-        (["pavlovian.crosstalk.variance", "--claims", "none.py"], "not a Python file"),
+        (["pavlovian.crosstalk.variance", "--claims", "none.py"], "does not exist"),
+        (["pavlovian.crosstalk.variance", "--list", "--format", "json"], "no --format"),
         (["pavlovian.crosstalk.variance", "--jobs", "2", "--scheduler", "x"], "not allowed with"),
         (["pavlovian.crosstalk.variance", "--slowly"], "did you mean '--slow'"),
     ],

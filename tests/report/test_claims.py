@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sympy
 import xarray as xr
 
 from neuroattn.errors import FileError
 from neuroattn.report import claims
-from neuroattn.theory import Comparison, Lab, Verdict
+from neuroattn.theory import Comparison, Lab, Proof, Verdict
 from neuroattn.theory.verdict import MutantVerdict
 
 LAB = Lab("a.claim")
@@ -27,7 +28,17 @@ def curve(name: str = "a law", **axes: list[float]) -> Comparison:
 
 def verdict(*comparisons: Comparison, **fields: object) -> Verdict:
     mutants = (MutantVerdict("N for N-1", True, "a law: error 9 x tolerance"),)
-    base = Verdict("a.claim", "It <b>grows</b>", "Me (2026)", r"x^2=\frac{1}{N}", True)
+    base = Verdict(
+        id="a.claim",
+        title="It <b>grows</b>",
+        paper="Me (2026)",
+        place="here",
+        statement=r"x^2=\frac{1}{N}",
+        hypotheses=("N is a number",),
+        finding="refuted",
+        found="It does not.",
+        passed=True,
+    )
     return replace(base, comparisons=comparisons, mutants=mutants, seconds=1.0, **fields)
 
 
@@ -129,7 +140,11 @@ def test_the_page_shows_numbers_mutants_and_failures_and_escapes_names() -> None
     assert found.tags.count("svg") == 2
     assert found.tags.count("img") == 2
     for words in (
-        "1 of 2 claims hold; 1 of 2 mutants killed.",
+        "1 of 2 claims hold; 1 of 2 mutants killed. Of what the literature says: 2 refuted.",
+        "Me (2026); here",
+        "N is a number",
+        "It does not.",
+        "a law, at n = 1",
         "It <b>grows</b>",
         "FAILED",
         "ValueError: <i>no</i>",
@@ -138,6 +153,20 @@ def test_the_page_shows_numbers_mutants_and_failures_and_escapes_names() -> None
         "float64",
     ):
         assert words in found.text
+
+
+def test_the_page_shows_the_proof_and_which_way_a_bound_goes() -> None:
+    """Catches a report that says of a proof only that it holds, and 0.6 beside 0.1 as equal."""
+    proof = Proof()
+    proof.say("Let", sympy.Symbol("x"))
+    proof.equal("a matrix", sympy.eye(2), sympy.eye(2))
+    bound = LAB.at_least("share", 0.6319, 0.1)
+    page = claims.claims_page([verdict(bound, steps=tuple(proof.steps), proved=True)], {})
+    found = Text()
+    found.feed(page)
+    assert found.tags.count("svg") == 2
+    assert "[[1, 0], [0, 1]]" in found.text
+    assert "≥ 0.1" in found.text
 
 
 def test_a_statement_that_cannot_be_set_is_shown_as_latex() -> None:

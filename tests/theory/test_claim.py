@@ -33,6 +33,8 @@ def changed(**fields: Any) -> Claim:
         ({"id": ID}, "already"),
         ({"mutants": {}}, "no mutant"),
         ({"hypotheses": ()}, "no hypotheses"),
+        ({"hypotheses": "one sentence"}, "tuple of sentences"),
+        ({"mutants": {"m": {"formla": 1}}}, "did you mean 'formula'"),
         ({"finding": "confirmd"}, "'confirmed'"),
     ],
 )

@@ -55,6 +55,8 @@ def test_a_curve_becomes_a_labelled_dataset() -> None:
     found = Lab("a.b").near(
         "curve", measured, 0.0, tolerance=9.0, expected=3.0, reason="given", axes={"n": x, "d": y}
     )
+    assert found.where == "n = 3, d = 1"
+    assert comparison([1.0], [2.0]).where == ""
     dataset = found.dataset()
     assert dict(dataset.sizes) == {"n": 3, "d": 2}
     assert dataset["measured"].sel(n=3, d=0) == 4

@@ -24,6 +24,8 @@ def test_equations_that_hold_are_kept_as_steps() -> None:
     assert proof.steps[1].plain == "(x + y)**2 = x**2 + 2*x*y + y**2"
     assert proof.steps[1].latex.startswith(r"\left(x + y\right)^{2} = ")
     assert proof.steps[2].plain == "[[sin(x)**2]] = [[1 - cos(x)**2]]"
+    proof.equal("the same form", x + y, y + x)
+    assert proof.steps[4].plain == "x + y"
     assert proof.steps[3].plain == proof.steps[3].latex == ""
 
 
