@@ -69,6 +69,7 @@ def measure(lab, formula=law, mechanism="linear"):
 # ``lab.mean`` estimates its own tolerance: four standard errors of the draws, more when several
 # numbers are compared. ``lab.equal`` is for what is equal but for rounding, ``lab.exact`` for
 # integers, and ``lab.near`` for approximations, with the size of their error and a reason.
+# ``lab.once`` keeps what it computed, so that the mutants share the draws and their cost.
 #
 # The proof
 # ---------
