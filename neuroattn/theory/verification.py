@@ -113,7 +113,9 @@ def _on_pool(
         jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_stop_at_once
     )
     try:
-        pool.submit(_ready).result()
+        # All at once: each that is asked for starts a process.
+        for each in [pool.submit(_ready) for _ in range(jobs)]:
+            each.result()
     except BrokenProcessPool as error:
         raise InputError(
             f"jobs={jobs}: the processes could not start. In a script, call verify under "
