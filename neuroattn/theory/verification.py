@@ -114,8 +114,8 @@ def _on_pool(
     )
     try:
         # All at once: each that is asked for starts a process.
-        for each in [pool.submit(_ready) for _ in range(jobs)]:
-            each.result()
+        for start in [pool.submit(_ready) for _ in range(jobs)]:
+            start.result()
     except BrokenProcessPool as error:
         raise InputError(
             f"jobs={jobs}: the processes could not start. In a script, call verify under "

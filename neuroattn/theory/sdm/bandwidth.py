@@ -11,11 +11,12 @@ from numpy.typing import ArrayLike
 
 from neuroattn.attention.memory import intersection as exact
 from neuroattn.names import check_name
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Array, Comparison
 from neuroattn.theory.lab import Lab
 from neuroattn.theory.proof import Proof
-from neuroattn.theory.sdm.overlap import PAPER, at_distances, check_whole
+from neuroattn.theory.sdm.overlap import PAPER, at_distances
 
 ESTIMATORS: tuple[str, ...] = ("least_squares", "published")
 #: What the two estimators give, by n and d: as published, and by least squares.

@@ -10,11 +10,12 @@ import sympy
 from scipy.special import owens_t
 from scipy.stats import norm
 
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Array, Comparison
 from neuroattn.theory.lab import Lab
 from neuroattn.theory.proof import Proof
-from neuroattn.theory.sdm.overlap import KANERVA, PAPER, at_distances, check_whole
+from neuroattn.theory.sdm.overlap import KANERVA, PAPER, at_distances
 
 #: Kanerva's memory: bits, radius, neurons.
 BITS, RADIUS, NEURONS = 1000, 451, 10**6

@@ -14,11 +14,12 @@ from torch import Tensor
 from neuroattn.attention.memory import intersection as exact
 from neuroattn.errors import InputError
 from neuroattn.names import check_name
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Comparison
 from neuroattn.theory.lab import Lab
 from neuroattn.theory.proof import Proof
-from neuroattn.theory.sdm.overlap import KANERVA, PAPER, at_distances, check_whole
+from neuroattn.theory.sdm.overlap import KANERVA, PAPER, at_distances
 
 #: How the overlap of the query's ball with a random pattern's is thought to vary.
 OVERLAPS: tuple[str, ...] = ("exact", "independent")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import comb
-from numbers import Integral
 from typing import overload
 
 import numpy as np
@@ -12,7 +11,7 @@ import sympy
 import torch
 
 from neuroattn.attention.memory import intersection as exact
-from neuroattn.errors import InputError
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Comparison
 from neuroattn.theory.lab import Lab
@@ -27,21 +26,6 @@ KANERVA = "Kanerva (1988), Sparse distributed memory, MIT Press"
 ENUMERATED = 11
 
 Form = Callable[[int, int, int], int]
-
-
-def check_whole(name: str, value: object, least: int, most: int | None = None) -> int:
-    """Return a whole number that lies in a range.
-
-    Raises
-    ------
-    InputError
-        If it does not, or is no whole number.
-    """
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or int(value) < least or (most is not None and int(value) > most):  # type: ignore[call-overload]
-        allowed = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise InputError(f"{name}={value!r} must be a whole number {allowed}.")
-    return int(value)  # type: ignore[call-overload, no-any-return]
 
 
 @overload

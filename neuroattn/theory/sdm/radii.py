@@ -13,12 +13,13 @@ from scipy.stats import norm
 
 from neuroattn.errors import InputError
 from neuroattn.names import check_name
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Comparison
 from neuroattn.theory.lab import Lab
 from neuroattn.theory.proof import Proof
 from neuroattn.theory.sdm.neurons import ball_share
-from neuroattn.theory.sdm.overlap import KANERVA, PAPER, check_whole
+from neuroattn.theory.sdm.overlap import KANERVA, PAPER
 from neuroattn.theory.sdm.snr import critical_distance, signal_to_noise
 
 CRITERIA: tuple[str, ...] = ("snr", "memory", "critical")

@@ -9,12 +9,13 @@ import numpy as np
 import sympy
 
 from neuroattn.errors import InputError
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Comparison
 from neuroattn.theory.lab import Lab
 from neuroattn.theory.proof import Proof
 from neuroattn.theory.sdm.gaussian import BITS, RADIUS, orthant, read_thousand
-from neuroattn.theory.sdm.overlap import PAPER, check_whole
+from neuroattn.theory.sdm.overlap import PAPER
 
 
 def local_beta(n: int, radius: int, distance: int) -> float:

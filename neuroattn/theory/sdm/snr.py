@@ -12,12 +12,13 @@ from torch import Tensor
 
 from neuroattn.attention.memory import intersection as exact
 from neuroattn.names import check_name
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Comparison
 from neuroattn.theory.lab import Lab
 from neuroattn.theory.proof import Proof
 from neuroattn.theory.sdm.neurons import OVERLAPS, ball_share, power
-from neuroattn.theory.sdm.overlap import KANERVA, PAPER, check_whole
+from neuroattn.theory.sdm.overlap import KANERVA, PAPER
 
 
 def signal_to_noise(
