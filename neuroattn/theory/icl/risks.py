@@ -28,9 +28,8 @@ def check_task(length: int, dim: int, noise: float) -> None:
     noise : float
         Variance of the label noise, at least 0.
     """
-    for name, number in {"length": length, "dim": dim}.items():
-        if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 1:
-            raise InputError(f"{name}={number!r} must be a whole number of at least 1.")
+    check_whole("length", length, 1)
+    check_whole("dim", dim, 1)
     if isinstance(noise, bool) or not (math.isfinite(noise) and noise >= 0):
         raise InputError(f"noise={noise!r} is a variance; it must be finite and at least 0.")
 

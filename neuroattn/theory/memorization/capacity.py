@@ -9,7 +9,7 @@ import numpy as np
 import sympy
 import torch
 
-from neuroattn.errors import InputError
+from neuroattn.theory.arguments import check_whole
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Array, Comparison
 from neuroattn.theory.lab import Lab
@@ -19,12 +19,6 @@ PAPER = "Mahdavi, Liao and Thrampoulidis (2024), Memorization capacity of multi-
 #: Heads, tokens and head dimension.
 SHAPES = ((1, 8, 16), (2, 8, 16), (4, 8, 16), (8, 4, 16))
 Law = Callable[[int, int], int]
-
-
-def _check(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 1:
-            raise InputError(f"{name}={number!r} must be a whole number of at least 1.")
 
 
 def memory_capacity(heads: int, tokens: int, normalized: bool = True) -> int:
@@ -54,7 +48,8 @@ def memory_capacity(heads: int, tokens: int, normalized: bool = True) -> int:
     Mahdavi, Liao and Thrampoulidis (2024), arXiv 2306.02010, theorem on memorisation; that no more
     is possible is derived here.
     """
-    _check(heads=heads, tokens=tokens)
+    check_whole("heads", heads, 1)
+    check_whole("tokens", tokens, 1)
     return heads * (tokens - 1) + 1 if normalized else heads * tokens
 
 
@@ -80,7 +75,7 @@ def published_capacity(heads: int, tokens: int, head_dim: int) -> int:
     ----------
     Mahdavi, Liao and Thrampoulidis (2024), arXiv 2306.02010.
     """
-    _check(head_dim=head_dim)
+    check_whole("head_dim", head_dim, 1)
     return memory_capacity(heads, min(tokens, head_dim))
 
 

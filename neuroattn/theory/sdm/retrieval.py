@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from neuroattn.attention.memory import intersection as exact
+from neuroattn.errors import InputError
 from neuroattn.theory.claim import Claim, register
 from neuroattn.theory.comparison import Array, Comparison
 from neuroattn.theory.lab import Lab
@@ -58,11 +59,22 @@ def expected_errors(radius: int, patterns: int, distance: int, pull: bool = True
 
     A pattern at distance X from the query shows the query's own bit with chance 1 - X/n: others
     pull the read towards the query, away from the target in the bits where they differ.
+
+    Raises
+    ------
+    InputError
+        Near the target, where the overlap is so far above the noise that the integrand turns
+        faster than its grid.
     """
     shared = np.array([float(each) for each in exact.circle_table(BITS, radius)])
     chance = np.array([comb(BITS, x) / 2**BITS for x in range(BITS + 1)])
     lean = 1 - 2 * np.arange(BITS + 1) / BITS if pull else np.zeros(BITS + 1)
     spread = np.sqrt((patterns - 1) * (chance * shared**2).sum())
+    if shared[distance] > 100 * spread:
+        raise InputError(
+            f"distance={distance} is too near the target for radius={radius} and "
+            f"patterns={patterns}: the overlap is more than 100 times the noise, and no bit wrong."
+        )
     # Gil-Pelaez; at the end of the grid the characteristic function has died out.
     grid = np.linspace(0, 120, 12_001)[1:] - 0.005
     turn = np.outer(grid, shared / spread)

@@ -163,3 +163,10 @@ def test_the_exact_law_of_errors_by_simulation():
     spread = np.std(errors) / np.sqrt(len(errors))
     assert abs(np.mean(errors) - expected_errors(17, patterns, distance)) < 4 * spread
     assert abs(np.mean(errors) - expected_errors(17, patterns, distance, pull=False)) > 5 * spread
+
+
+def test_a_query_that_is_too_near_for_the_grid_is_refused() -> None:
+    # Catches an integrand that turns faster than the grid, whose errors would be made up.
+    assert expected_errors(11, 1024, 12) < 0.01
+    with pytest.raises(InputError, match="distance=5 is too near the target"):
+        expected_errors(11, 1024, 5)
