@@ -92,6 +92,47 @@ class ImageSubset(Images):
         return self._parent.digest(self._indices[self._check(index)])
 
 
+class JoinedImages(Images):
+    """The images of several collections, one after the other; an id that several hold comes once.
+
+    Parameters
+    ----------
+    parts : sequence of Images
+        At least one.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    MismatchError
+        If an id stands for different images.
+    """
+
+    def __init__(self, parts: Sequence[Images]) -> None:
+        if not len(parts):
+            raise InputError("parts is empty: give at least one collection of images.")
+        self._places: dict[str, tuple[Images, int]] = {}
+        for part in parts:
+            for index, name in enumerate(part.ids):
+                first, place = self._places.setdefault(name, (part, index))
+                if first is not part and not _same(first, place, part, index):
+                    raise MismatchError(
+                        f"image id {name!r} stands for different images in two collections. Give "
+                        "ids that are the same only where the images are."
+                    )
+        self.ids = tuple(self._places)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Return image ``index`` as uint8 (height, width, 3)."""
+        images, place = self._places[self.ids[self._check(index)]]
+        return images.read(place)
+
+    def digest(self, index: int) -> str:
+        """Return the digest of image ``index``."""
+        images, place = self._places[self.ids[self._check(index)]]
+        return images.digest(place)
+
+
 class ImageArray(Images):
     """Images that are in memory.
 
@@ -368,6 +409,13 @@ def _as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if image.ndim == 2:
         image = image[..., None]
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def _same(one: Images, index: int, other: Images, place: int) -> bool:
+    if one.digest(index) == other.digest(place):
+        return True
+    # A folder's digest is of the file, an array's of the pixels: the same image may have both.
+    return np.array_equal(one.read(index), other.read(place))
 
 
 def _check_image(image: Any, name: str) -> None:

@@ -137,6 +137,32 @@ def write_netcdf(path: str | Path, dataset: xr.Dataset, **options: Any) -> None:
         beside.write_bytes(dataset.to_netcdf(engine="h5netcdf", **options))
 
 
+def read_netcdf(path: str | Path, what: str = "netCDF file") -> xr.Dataset:
+    """Read a dataset that :func:`write_netcdf` wrote, whole into memory.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    what : str
+        What messages call it.
+
+    Raises
+    ------
+    FileError
+        If it is missing or damaged; names the file.
+    """
+    import xarray as xr
+
+    place = existing(path, what)
+    try:
+        return xr.load_dataset(place, engine="h5netcdf")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise FileError(
+            f"{what} {place} is not whole ({place.stat().st_size} bytes): {error}"
+        ) from error
+
+
 def existing(path: str | Path, what: str) -> Path:
     """Return ``path`` as a :class:`~pathlib.Path` if it is there.
 

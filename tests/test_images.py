@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from neuroattn.errors import FileError, InputError, MismatchError
-from neuroattn.images import ImageArray, ImageFolder, ImageHDF5, resize, to_float
+from neuroattn.images import ImageArray, ImageFolder, ImageHDF5, JoinedImages, resize, to_float
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -257,3 +257,52 @@ def test_resize_is_antialiased_and_to_float_ends_at_one():
     assert resize(stripes, 8, 64) is stripes
     assert to_float(stripes).dtype == np.float32
     assert to_float(stripes).max() == 1
+
+
+def test_joined_images_stand_one_after_the_other_and_shared_ones_once():
+    """Catches an image read from the wrong collection, and a shared image that comes twice."""
+    pixels = noise(5, 4, 6, 3)
+    first = ImageArray(pixels[[3, 0, 1]], ids=["d", "a", "b"])
+    second = ImageArray([pixels[1].copy(), pixels[4], pixels[0].copy()], ids=["b", "e", "a"])
+    third = ImageArray([noise(7, 3)], ids=["z"])
+    joined = JoinedImages([first, second, third])
+    assert joined.ids == ("d", "a", "b", "e", "z")
+    assert len(joined) == 5
+    for index, row in enumerate([3, 0, 1, 4]):
+        assert np.array_equal(joined.read(index), pixels[row])
+    assert joined.read(4).shape == (7, 3, 3)
+    expected = [first.digest(0), first.digest(1), first.digest(2), second.digest(1)]
+    assert [joined.digest(index) for index in range(4)] == expected
+    assert joined.subset([3, 0]).ids == ("e", "d")
+    assert JoinedImages([first, first]).ids == first.ids
+    for index in (-1, 5):
+        with pytest.raises(InputError, match=f"index={index} is outside the 5 images"):
+            joined.read(index)
+        with pytest.raises(InputError, match=f"index={index} is outside the 5 images"):
+            joined.digest(index)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 3), (6, 4, 3)])
+def test_joined_images_refuse_an_id_that_stands_for_two_images(shape):
+    """Catches responses to one image that are learned with the features of another."""
+    first = ImageArray([noise(4, 6, 3), noise(4, 6, 3, seed=1)], ids=["a", "b"])
+    other = ImageArray([noise(4, 6, 3), noise(*shape, seed=2)], ids=["a", "b"])
+    with pytest.raises(MismatchError, match="image id 'b' stands for different images"):
+        JoinedImages([ImageArray(noise(1, 2, 2)), first, other])
+
+
+def test_joined_images_know_the_same_image_in_a_file_and_in_memory(tmp_path):
+    """Catches a digest of a file's bytes compared with one of pixels."""
+    pixels = noise(2, 4, 5, 3)
+    for name, image in zip("ab", pixels, strict=True):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    folder = ImageFolder(tmp_path)
+    assert JoinedImages([folder, ImageArray(pixels, ids=["a", "b"])]).ids == ("a", "b")
+    with pytest.raises(MismatchError, match="image id 'a' stands for different images"):
+        JoinedImages([folder, ImageArray(pixels[::-1], ids=["a", "b"])])
+
+
+def test_joining_nothing_is_refused():
+    """Catches a run that starts with no image and fails far from its cause."""
+    with pytest.raises(InputError, match="at least one collection"):
+        JoinedImages([])

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from neuroattn import io
 from neuroattn.errors import FileError
@@ -19,8 +20,10 @@ from neuroattn.io import (
     atomic_path,
     existing,
     read_json,
+    read_netcdf,
     read_tensors,
     write_json,
+    write_netcdf,
     write_tensors,
 )
 
@@ -289,3 +292,20 @@ def test_a_full_disk_leaves_the_old_json(tmp_path: Path) -> None:
         write_json(tmp_path / "split.json", list(range(10_000)))
     assert read_json(tmp_path / "split.json") == [1]
     assert names(tmp_path) == ["split.json"]
+
+
+def test_a_dataset_comes_back_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    """Catches the HDF5 library's own error, which names no file."""
+    path = tmp_path / "curve.nc"
+    written = xr.Dataset({"a": ("x", [1.5, -2.0])}, coords={"x": ["b", "c"]}, attrs={"n": 3})
+    write_netcdf(path, written)
+    found = read_netcdf(path, "curve")
+    assert found.attrs["n"] == 3
+    assert found["x"].values.astype(str).tolist() == ["b", "c"]
+    assert found["a"].values.tolist() == [1.5, -2.0]
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(FileError, match=r"curve .*curve\.nc is not whole"):
+        read_netcdf(path, "curve")
+    with pytest.raises(FileError, match=r"none\.nc"):
+        read_netcdf(tmp_path / "none.nc")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from neuroattn.attention.dispatch import attend, weights
 from neuroattn.attention.learned import Learned
+from neuroattn.attention.masks import allowed
 from neuroattn.attention.mimetic import mimetic
 from neuroattn.attention.registry import Mechanism, get
 from neuroattn.errors import InputError, UnknownNameError
@@ -60,6 +62,13 @@ class MultiheadAttention(nn.Module):
         ``"mimetic"`` starts with query-key products near the identity and value-output products
         near its negative, see :func:`neuroattn.attention.mimetic.mimetic`; it needs
         ``token_dim`` = ``dim``.
+    position : bool
+        Whether tokens may come with a position code; without, no weights are kept for it.
+    logit_scaling : {"none", "log"}
+        ``"log"`` multiplies the queries, before their projection, by ln(n), n the number of
+        tokens that the query reads (hidden ones do not count). The logits then grow with the
+        length about as ln(n): all but what comes of the projection's bias. What the mechanism
+        learns from the queries sees them unscaled.
 
     Raises
     ------
@@ -67,12 +76,14 @@ class MultiheadAttention(nn.Module):
         If ``dim`` is no multiple of ``heads``, a parameter is out of its range, or a mechanism
         without some projection is given tokens of another width.
     UnknownNameError
-        If the mechanism is not registered or has no such parameter.
+        If the mechanism, the initialisation or the scaling is not known, or the mechanism has no
+        such parameter.
 
     References
     ----------
     Trockman & Kolter (2023), Mimetic initialization of self-attention layers, section 3;
-    arXiv 2305.09828.
+    arXiv 2305.09828. Chiang & Cholak (2022), Overcoming a theoretical limitation of
+    self-attention, the remedy for FIRST; arXiv 2202.12172.
     """
 
     def __init__(
@@ -85,18 +96,22 @@ class MultiheadAttention(nn.Module):
         *,
         causal: bool = False,
         initialisation: str = "xavier",
+        position: bool = True,
+        logit_scaling: str = "none",
     ) -> None:
         super().__init__()
         check_name("initialisation", initialisation, ("xavier", "mimetic"))
+        check_name("logit_scaling", logit_scaling, ("none", "log"))
         if dim < 1 or heads < 1 or dim % heads:
             raise InputError(f"dim={dim} must be a multiple of heads={heads}, both at least 1.")
         spec = get(mechanism)
         if causal not in spec.causal:
             raise InputError(f"attention={mechanism!r} does not take causal={causal}.")
         self.heads, self.mechanism, self.causal = heads, mechanism, causal
+        self.logit_scaling = logit_scaling
         token_dim = dim if token_dim is None else token_dim
         self.parameters_of_mechanism, options = _sorted_parameters(spec, parameters or {})
-        self.query = self.key = self.value = self.learned = None
+        self.query = self.key = self.value = self.key_position = self.learned = None
         sliced = {"value"} if spec.whole_key else {"key", "value"}
         if not sliced <= set(spec.projections) and token_dim != dim:
             raise InputError(
@@ -107,7 +122,8 @@ class MultiheadAttention(nn.Module):
             self.query = nn.Linear(dim, heads * token_dim if spec.whole_key else dim)
         if "key" in spec.projections:
             self.key = nn.Linear(token_dim, dim)
-        self.key_position = nn.Linear(dim, token_dim if spec.whole_key else dim, bias=False)
+        if position:
+            self.key_position = nn.Linear(dim, token_dim if spec.whole_key else dim, bias=False)
         if "value" in spec.projections:
             self.value = nn.Linear(token_dim, dim)
         self.output = nn.Linear(dim, dim) if "output" in spec.projections else nn.Identity()
@@ -122,7 +138,7 @@ class MultiheadAttention(nn.Module):
     query: nn.Linear | None
     key: nn.Linear | None
     value: nn.Linear | None
-    key_position: nn.Linear
+    key_position: nn.Linear | None
     learned: Learned | None
 
     def _initialise(self, initialisation: str) -> None:
@@ -151,14 +167,20 @@ class MultiheadAttention(nn.Module):
         tokens : Projected
             From :meth:`project`.
         mask : Tensor of bool, optional
-            Broadcastable to (batch, heads, queries, tokens), True where attention is allowed.
+            Broadcastable to (batch, heads, queries, tokens), True where attention is allowed;
+            with ``logit_scaling="log"`` the same for all heads, (batch, 1, queries, tokens).
 
         Returns
         -------
         Tensor
             (batch, queries, dim)
+
+        Raises
+        ------
+        InputError
+            If a shape does not fit; what :func:`neuroattn.attention.attend` raises.
         """
-        query, named = self._asked(queries, tokens)
+        query, named = self._asked(queries, tokens, mask)
         if self.training and self.learned is not None:
             self.learned.observe(query.detach(), tokens.key.detach())
         read = attend(
@@ -176,11 +198,32 @@ class MultiheadAttention(nn.Module):
             (batch, tokens, token_dim)
         position : Tensor, optional
             The tokens' position code (tokens, dim), see :func:`sine_position`.
+
+        Raises
+        ------
+        InputError
+            If a position comes and the block was built without.
         """
         return self.project_placed(tokens, None if position is None else self.place(position))
 
     def place(self, position: Tensor) -> Tensor:
-        """Return what every image's keys have from their place (tokens, dim), bias included."""
+        """Return what every image's keys have from their place (tokens, dim), bias included.
+
+        Parameters
+        ----------
+        position : Tensor
+            The tokens' position code (tokens, dim).
+
+        Raises
+        ------
+        InputError
+            If the block was built without position.
+        """
+        if self.key_position is None:
+            raise InputError(
+                f"position of shape {tuple(position.shape)} came to a block that was built with "
+                "position=False; leave it out, or build the block with position=True."
+            )
         bias = None if self.key is None else self.key.bias
         return F.linear(position, self.key_position.weight, bias)
 
@@ -211,12 +254,36 @@ class MultiheadAttention(nn.Module):
         query, named = self._asked(queries, tokens)
         return weights(self.mechanism, query, tokens.key, causal=self.causal, **named)
 
-    def _asked(self, queries: Tensor, tokens: Projected) -> tuple[Tensor, dict[str, Any]]:
+    def _asked(
+        self, queries: Tensor, tokens: Projected, mask: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
         """Return the queries (batch, heads, queries, width of a head) and all parameters."""
         of_queries = {} if self.learned is None else self.learned.of_queries(queries)
+        if self.logit_scaling == "log":
+            queries = queries * self._log_length(queries, tokens, mask)
         query = self._heads(queries if self.query is None else self.query(queries))
         named = {**tokens.named, **of_queries, **self.parameters_of_mechanism}
         return _in_autocast(query).expand(tokens.key.shape[0], -1, -1, -1), named
+
+    def _log_length(
+        self, queries: Tensor, tokens: Projected, mask: Tensor | None
+    ) -> float | Tensor:
+        """Return ln(n) of the tokens that are read: one number, or (batch, queries, 1)."""
+        sizes = tokens.key.shape[0], 1, queries.shape[-2], tokens.key.shape[-2]
+        if mask is not None and (
+            mask.ndim != 4 or any(a not in (1, b) for a, b in zip(mask.shape, sizes, strict=True))
+        ):
+            raise InputError(
+                f"mask has shape {tuple(mask.shape)}; logit_scaling='log' counts what a query "
+                f"reads, alike for all heads: needed is (batch, 1, queries, tokens) = {sizes}, "
+                "or 1 in place of any of them."
+            )
+        seen = allowed(*sizes[2:], self.causal, mask, queries.device)
+        # A query that reads nothing is not scaled to minus infinity.
+        if seen is None:
+            return math.log(max(1, sizes[-1]))
+        count = seen.expand(sizes)[:, 0].sum(dim=-1, keepdim=True).clamp_min(1)
+        return count.double().log().to(queries.dtype)
 
     def _heads(self, projected: Tensor) -> Tensor:
         split: Tensor = projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -11,6 +11,7 @@ from neuroattn.data.reader import Reader
 from neuroattn.errors import InputError
 from neuroattn.features.base import FeatureBasis
 from neuroattn.features.store import FeatureStore
+from neuroattn.images import JoinedImages
 from neuroattn.io import existing
 
 
@@ -20,7 +21,7 @@ def main(command: str, arguments: Sequence[str]) -> None:
     Raises
     ------
     InputError
-        If the recipe has no ``source`` and ``basis``.
+        If the recipe has no ``source`` or ``sources``, or no ``basis``.
     """
     parser = PlainParser(prog="neuroattn features")
     parser.add_argument("recipe", help="a recipe for `neuroattn fit` or `neuroattn compare`")
@@ -29,16 +30,18 @@ def main(command: str, arguments: Sequence[str]) -> None:
     data = read_recipe(given.recipe)
     wanted = CompareParser(prog="neuroattn features", **RECIPE_MODE)
     wanted.add_argument("--source", type=Reader)
+    wanted.add_argument("--sources", type=list[Reader])
     wanted.add_argument("--basis", type=FeatureBasis)
     wanted.add_argument("--store", type=str, default=".neuroattn/features")
     wanted.add_argument("--store_dtype", type=str, default="float16")
-    names = ("source", "basis", "store", "store_dtype")
+    names = ("source", "sources", "basis", "store", "store_dtype")
     given_parts = wanted.parse_object({name: data[name] for name in names if name in data})
     with constructor_errors():
         ready = wanted.instantiate(given_parts)
+    images = [source.images() for source in ready.sources or [ready.source]]
     features = FeatureStore(ready.store).fill(
         ready.basis,
-        ready.source.images(),
+        images[0] if len(images) == 1 else JoinedImages(images),
         dtype=ready.store_dtype,
         batch_size=given.batch_size,
         progress=True,
@@ -53,7 +56,8 @@ def read_recipe(path: str) -> dict[str, object]:
     Raises
     ------
     InputError
-        If the file is no YAML mapping with ``source`` and ``basis`` (under ``data:`` or not).
+        If the file is no YAML mapping with ``source`` or ``sources``, and ``basis`` (under
+        ``data:`` or not).
     FileError
         If it is not there.
     """
@@ -62,6 +66,8 @@ def read_recipe(path: str) -> dict[str, object]:
     with recipe_errors():
         found = OmegaConf.to_container(OmegaConf.load(existing(path, "recipe")), resolve=True)
     data = found.get("data", found) if isinstance(found, dict) else None
-    if not isinstance(data, dict) or not {"source", "basis"} <= set(data):
+    if not isinstance(data, dict) or not (
+        "basis" in data and (data.get("source") or data.get("sources"))
+    ):
         raise InputError(f"{path} names no source and basis; a recipe has both, see encoders/.")
     return data

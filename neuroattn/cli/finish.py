@@ -8,6 +8,7 @@ from typing import Any
 
 import xarray as xr
 
+from neuroattn.cli.context_report import context_pages
 from neuroattn.encoders.base import Encoder
 from neuroattn.errors import FileError
 from neuroattn.io import atomic_path, read_json
@@ -75,23 +76,27 @@ def write_presentation(
         Further remarks.
     """
     scores, encoder = read_scores(run), read_encoder(run)
-    remarks = list(notes) + write_brain_maps(run, encoder, list(scores.values())[-1])
+    pages = context_pages(run, encoder)
+    remarks = list(notes) + pages.notes + write_brain_maps(run, encoder, list(scores.values())[-1])
     table = summary_table(scores)
     print_table(table)
     figures, missing = standard_figures(scores, table, encoder.voxels_)
     found: Pictures = {**dict(figures), **_own_figures(encoder), **(pictures or {})}
+    found = {**pages.pictures, **found}
     for name, (figure, _) in found.items():
         with atomic_path(run.path / "figures" / f"{file_name(name)}.png") as beside:
-            beside.write_bytes(png(figure))
+            beside.write_bytes(figure if isinstance(figure, bytes) else png(figure))
+    context = {"context": pages.context} if pages.context else {}
     write_report(
         run.report,
         title=title,
         scores=scores,
         manifest=read_json(run.manifest),
-        split_sizes=split_sizes(run),
+        split_sizes={**context, **split_sizes(run)},
         figures=found,
         notes=[*remarks, *missing],
         table=table,
+        tables=pages.tables,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
@@ -18,12 +17,16 @@ from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from neuroattn.cli.arguments import data_class, with_own_recipe
 from neuroattn.cli.finish import (
+    read_encoder,
     tell_dropped,
     write_encoders,
     write_predictions,
     write_presentation,
 )
+from neuroattn.cli.finished import encoder_name, finished
+from neuroattn.cli.in_context import check_evaluation
 from neuroattn.cli.messages import (
     RECIPE_MODE,
     check_recipes,
@@ -32,13 +35,14 @@ from neuroattn.cli.messages import (
     recipe_errors,
 )
 from neuroattn.cli.plan import print_plan
-from neuroattn.encoders.trained import TrainedEncoder
+from neuroattn.encoders.incontext.data import InContextData
+from neuroattn.encoders.incontext.module import InContextModule
 from neuroattn.errors import InputError
 from neuroattn.training.checkpoints import load_weights, training_callbacks
 from neuroattn.training.datamodule import EncodingData
 from neuroattn.training.loop import quiet_lightning, trainer_settings
 from neuroattn.training.manifest import Manifest
-from neuroattn.training.module import EncoderModule
+from neuroattn.training.module import EncoderModule, NetworkModule
 from neuroattn.training.run_directory import RunDirectory, RunStart
 
 _HELP = {
@@ -74,8 +78,8 @@ class RecipeParser(LightningArgumentParser):
 class RecipeCLI(LightningCLI):
     """One recipe, one run directory."""
 
-    model: EncoderModule
-    datamodule: EncodingData
+    model: NetworkModule
+    datamodule: EncodingData | InContextData
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return the parser with short errors."""
@@ -165,10 +169,13 @@ class RecipeCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train, then write weights, scores, predictions, maps and report."""
         run, data = self.run_directory, self.datamodule
+        if isinstance(data, InContextData):
+            check_evaluation(data)
         if self.settings.dry_run:
             print_plan(self.model, data)
             return
-        tell_dropped(data.responses)
+        for responses in data.prepared if isinstance(data, InContextData) else [data.responses]:
+            tell_dropped(responses)
         self._prepare_model()
         if self.resumes:
             print(f"going on with {run.path}")
@@ -181,32 +188,35 @@ class RecipeCLI(LightningCLI):
             raise KeyboardInterrupt from error
         if self.trainer.is_global_zero:
             load_weights(run.checkpoint("best"), self.model)
-            encoder = self._write_scores()
-            write_predictions(run, encoder, data.features)
+            results = finished(self.model, data, run)
+            write_encoders(run, results.encoders, results.scores)
+            write_predictions(run, results.main, data.features)
             key = str(data.features.attrs["key"])
-            run.write_manifest(self.manifest.facts(data.responses, key, encoders=[self.name]))
-            write_presentation(run, f"{self.name} on {data.responses.attrs.get('source', 'data')}")
+            names = list(results.encoders)
+            run.write_manifest(self.manifest.facts(data.responses, key, encoders=names))
+            source = data.responses.attrs.get("source", "data")
+            title = f"{self.name} on {source}"
+            write_presentation(run, title)
             print(f"report: {run.report}")
         self.trainer.strategy.barrier()
 
     @property
     def name(self) -> str:
         """The class of the encoder that the module trains."""
-        return type(self.model).__name__.replace("Module", "Encoder")
+        return encoder_name(self.model)
 
     def _prepare_model(self) -> None:
         """Build the network here, whatever processes train it, and check the checkpoint."""
-        data = self.datamodule
-        self.model.prepare(data.features, data.part("train"), data.seed)
-        if self.settings.ckpt_path:
-            load_weights(self.settings.ckpt_path, self.model)
-
-    def _write_scores(self) -> TrainedEncoder:
-        data = self.datamodule
-        encoder: TrainedEncoder = self.model.encoder(data.features, data.part("train"), data.seed)
-        score = encoder.score(data.features, data.part("test"))
-        write_encoders(self.run_directory, {self.name: encoder}, {self.name: score})
-        return encoder
+        checkpoint, model = self.settings.ckpt_path, self.model
+        start = getattr(model, "start", None)
+        if checkpoint and isinstance(model, InContextModule):
+            # What a checkpoint replaces need not be there any more.
+            model.start = None
+        model.prepare_from(self.datamodule)
+        if isinstance(model, InContextModule):
+            model.start = start
+        if checkpoint:
+            load_weights(checkpoint, model)
 
     def validate(self, **kwargs: Any) -> None:
         """Print the validation loss of the best checkpoint."""
@@ -218,21 +228,28 @@ class RecipeCLI(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         """Score the test images, write ``scores.nc`` and print the table."""
         self._prepare_model()
-        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if isinstance(self.model, EncoderModule):
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         if self.trainer.is_global_zero:
-            self._write_scores()
-            write_presentation(self.run_directory, f"{self.name} on its test images")
+            run = self.run_directory
+            results = finished(self.model, self.datamodule, run)
+            write_encoders(run, results.encoders, results.scores)
+            write_presentation(run, f"{self.name} on its test images")
 
     def predict(self, **kwargs: Any) -> None:
         """Predict every image and write ``predictions.zarr``."""
-        data = self.datamodule
-        self._prepare_model()
-        blocks = self.trainer.predict(self.model, datamodule=data)
-        found = torch.cat([block for block in blocks or [] if isinstance(block, torch.Tensor)])
+        data, run = self.datamodule, self.run_directory
         images = data.features["image"].values
-        prediction = xr.DataArray(found.numpy(), dims=("image", "voxel"), coords={"image": images})
-        self.run_directory.write_predictions(prediction, data.responses, self.name)
-        print(f"{len(images)} predictions in {self.run_directory.predictions}")
+        if isinstance(self.model, EncoderModule):
+            self._prepare_model()
+            blocks = self.trainer.predict(self.model, datamodule=data)
+            found = torch.cat([block for block in blocks or [] if isinstance(block, torch.Tensor)])
+            coords = {"image": images}
+            prediction = xr.DataArray(found.numpy(), dims=("image", "voxel"), coords=coords)
+            run.write_predictions(prediction, data.responses, self.name)
+        else:  # the encoders were written when the run was finished
+            write_predictions(run, read_encoder(run), data.features)
+        print(f"{len(images)} predictions in {run.predictions}")
 
 
 def main(command: str, arguments: Sequence[str]) -> None:
@@ -251,12 +268,12 @@ def main(command: str, arguments: Sequence[str]) -> None:
     if not arguments:
         raise InputError(f"nothing to run. {_HELP[command]}")
     if command == "fit":
-        arguments = _with_own_recipe(arguments)
+        arguments = with_own_recipe(arguments)
     check_recipes(arguments)
     with _quiet(), quiet_lightning(), recipe_errors(), contextlib.chdir(os.curdir):
         RecipeCLI(
-            EncoderModule,
-            EncodingData,
+            NetworkModule,
+            data_class(arguments),
             subclass_mode_model=True,
             subclass_mode_data=False,
             save_config_callback=None,
@@ -266,18 +283,6 @@ def main(command: str, arguments: Sequence[str]) -> None:
             parser_kwargs={**RECIPE_MODE, **{name: dict(RECIPE_MODE) for name in _HELP}},
             args=[command, *arguments],
         )
-
-
-def _with_own_recipe(arguments: list[str]) -> list[str]:
-    """Return the arguments with the run's own configuration where a run goes on without one."""
-    given = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--config", "--run", "--ckpt_path"):
-        given.add_argument(name, *(["-c"] if name == "--config" else []), nargs="?")
-    found, _ = given.parse_known_args(arguments)
-    if found.config or not found.run or not found.ckpt_path:
-        return arguments
-    own = RunDirectory(found.run).config
-    return ["--config", str(own), *arguments] if own.is_file() else arguments
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from neuroattn.encoders.config import as_config
 from neuroattn.encoders.readout import SpatialReadout
-from neuroattn.encoders.trained import TrainedEncoder, as_config, channel_statistics
+from neuroattn.encoders.trained import TrainedEncoder, channel_statistics
 from neuroattn.training.module import EncoderModule, EncoderNetwork
 from neuroattn.training.optimisation import Optimisation
 

@@ -1,4 +1,4 @@
-"""Views: how a grid of tokens becomes the row of a design matrix, standardised on training images.
+"""Views: how a grid of tokens becomes the row of a design matrix, scaled on training images.
 
 Features are read in blocks from where they are (usually a memory map), never as a whole.
 """
@@ -36,8 +36,8 @@ class View:
         "flatten" (every token and channel is a column), "mean" (tokens averaged), "class" (the
         class token) or "pca" (principal components of the standardised flattened features).
     mean, scale : torch.Tensor
-        (column) float64, means over the training images and 1 / standard deviation (ddof 0);
-        the scale of a column that does not vary is 0, and so is the column.
+        (column) float64, means over the training images and 1 / standard deviation (ddof 0), or
+        one common scale; that of a column that does not vary is 0, and so is the column.
     components : torch.Tensor or None
         (column, component) float32, orthonormal; only for "pca".
     """
@@ -74,7 +74,11 @@ class View:
 
 
 def fit_view(
-    name: str, features: xr.Dataset, rows: NDArray[np.intp], components: int | None = None
+    name: str,
+    features: xr.Dataset,
+    rows: NDArray[np.intp],
+    components: int | None = None,
+    standardise: bool = True,
 ) -> View:
     """Learn means, scales and, for "pca", components from the training images.
 
@@ -91,6 +95,10 @@ def fit_view(
         variance; they keep their variance, so that ridge shrinks the small ones more. Where
         columns outnumber images they come from the image by image Gram matrix, so that memory
         is images² + columns × components.
+    standardise : bool
+        Divide each column by its standard deviation. If false, all are divided by the root of
+        their mean variance (of those that vary), so that columns keep their relative variances;
+        either way the variances sum to the number of columns that vary.
 
     Raises
     ------
@@ -108,6 +116,8 @@ def fit_view(
             f"components={components} with view={name!r}: give a number with view='pca' only."
         )
     mean, scale = _moments(name, features, rows)
+    if not standardise:
+        scale = _common(scale)
     if components is None:
         return View(name, mean, scale)
     most = min(len(rows) - 1, len(mean))
@@ -141,6 +151,13 @@ def _moments(
     spread = (squares / count).sqrt()
     varies = spread > _CONSTANT * mean.abs()
     return mean, torch.where(varies, 1 / torch.where(varies, spread, 1.0), 0.0)
+
+
+def _common(scale: torch.Tensor) -> torch.Tensor:
+    """Return one scale for all columns that vary, from the scale that each has by itself."""
+    varies = scale > 0
+    variance = scale[varies] ** -2
+    return torch.where(varies, variance.mean().rsqrt(), 0.0)
 
 
 def _components_of_columns(

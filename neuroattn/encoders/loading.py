@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 # Explicit, so that a configuration file can never make us import something else.
 ENCODERS = {
+    "EmpiricalBayesEncoder": "neuroattn.encoders.empirical_bayes",
     "FactorizedEncoder": "neuroattn.encoders.factorized",
+    "GroupAverageEncoder": "neuroattn.encoders.group_average",
+    "InContextEncoder": "neuroattn.encoders.incontext.encoder",
     "RidgeEncoder": "neuroattn.encoders.ridge",
     "TransformerEncoder": "neuroattn.encoders.transformer",
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,19 +21,94 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Candidate penalties by default: 20 from 0.1 to 1e8, evenly spaced in their logarithm. Columns
-#: are standardised, so that the eigenvalues of XᵀX sum to images times columns.
+#: are scaled so that the eigenvalues of XᵀX sum to images times columns.
 ALPHAS = tuple(float(alpha) for alpha in np.logspace(-1, 8, 20))
 
 _SOLVERS = ("auto", "gram", "himalaya")
 _PREDICT_BLOCK = 1024
 
 
+class RidgeFit(NamedTuple):
+    """Ridge regressions with cross-validated penalties, one a voxel.
+
+    Attributes
+    ----------
+    alphas : torch.Tensor
+        (voxel) float64, the chosen penalties.
+    scores : torch.Tensor
+        (voxel) float64, minus the mean squared error of the chosen penalty, averaged over folds.
+    weights : torch.Tensor
+        (column, voxel)
+    intercept : torch.Tensor
+        (voxel)
+    """
+
+    alphas: torch.Tensor
+    scores: torch.Tensor
+    weights: torch.Tensor
+    intercept: torch.Tensor
+
+
+def deal_folds(images: Iterable[str], folds: int, seed: int) -> torch.Tensor:
+    """Return the fold (image) of each of some different images.
+
+    Raises
+    ------
+    InputError
+        If ``folds`` is not 2 to the number of images.
+    """
+    from neuroattn.data.split import folds_by_image
+
+    ids = [str(image) for image in images]
+    dealt = folds_by_image(xr.Dataset(coords={"image": ids}), folds, seed)
+    fold_of = {image: fold for fold, split in enumerate(dealt) for image in split["test"]}
+    return torch.tensor([fold_of[image] for image in ids])
+
+
+def fit_ridge(
+    design: torch.Tensor,
+    responses: torch.Tensor,
+    alphas: Sequence[float] | None,
+    folds: torch.Tensor,
+    solver: str = "auto",
+) -> RidgeFit:
+    """Choose each voxel's penalty by cross-validation, then fit on all presentations.
+
+    Parameters
+    ----------
+    design : torch.Tensor
+        (presentation, column)
+    responses : torch.Tensor
+        (presentation, voxel)
+    alphas : sequence of float, optional
+        Candidate penalties, positive (default: ``ALPHAS``).
+    folds : torch.Tensor
+        (presentation) integer: the fold in which a presentation is held out.
+    solver : {"auto", "gram", "himalaya"}
+        As for :class:`RidgeEncoder`.
+
+    Raises
+    ------
+    InputError
+        If a penalty is not positive, or the solver is unknown.
+    """
+    check_name("solver", solver, _SOLVERS)
+    candidates = torch.tensor(ALPHAS if alphas is None else list(alphas), dtype=torch.float64)
+    gram = len(design) >= design.shape[1] if solver == "auto" else solver == "gram"
+    if not gram:
+        return RidgeFit(*kernel_ridge_cv(design, responses, candidates, folds))
+    best, scores = ridge_cv(design, responses, candidates, folds)
+    weights, intercept = ridge_fit(design, responses, best)
+    chosen = scores.gather(0, (candidates[:, None] == best).int().argmax(0)[None])[0]
+    return RidgeFit(best, chosen, weights, intercept)
+
+
 class RidgeEncoder(Encoder):
     """Linear encoder with a ridge penalty per voxel, chosen by cross-validation over images.
 
-    Columns of the design matrix are standardised by the training images; columns that do not
-    vary are left out. The intercept is not penalised. Repeated presentations of an image enter as
-    they are, and stand in the same fold.
+    Columns of the design matrix are centred and scaled by the training images; columns that do
+    not vary are left out. The intercept is not penalised. Repeated presentations of an image enter
+    as they are, and stand in the same fold.
 
     Parameters
     ----------
@@ -52,13 +127,17 @@ class RidgeEncoder(Encoder):
         picks by that rule. Both choose the same penalties.
     seed : int
         Deals the images into folds.
+    standardise : bool
+        Divide each column by its own standard deviation. If false, all columns are divided by one
+        number, the root of their mean variance: columns that vary more are shrunk less, and the
+        default penalties mean the same.
 
     Attributes
     ----------
     alphas_ : numpy.ndarray
         (voxel) chosen penalties.
     weights_ : numpy.ndarray
-        (column, voxel) float32, for standardised columns.
+        (column, voxel) float32, for the columns of the view, centred and scaled.
     intercept_ : numpy.ndarray
         (voxel) float32.
     cv_scores_ : numpy.ndarray
@@ -93,6 +172,7 @@ class RidgeEncoder(Encoder):
         folds: int = 5,
         solver: str = "auto",
         seed: int = 0,
+        standardise: bool = True,
     ) -> None:
         self.view = view
         self.components = components
@@ -100,6 +180,7 @@ class RidgeEncoder(Encoder):
         self.folds = folds
         self.solver = solver
         self.seed = seed
+        self.standardise = standardise
 
     def _fit(
         self, features: xr.Dataset, responses: xr.Dataset, validation: xr.Dataset | None
@@ -107,26 +188,17 @@ class RidgeEncoder(Encoder):
         check_name("view", self.view, VIEWS)
         check_name("solver", self.solver, _SOLVERS)
         rows, presented = np.unique(align(features, responses), return_inverse=True)
-        folds = self._deal(features, responses, rows)[presented]
-        view = fit_view(self.view, features, rows, self.components)
+        folds = deal_folds(features["image"].values[rows], self.folds, self.seed)[presented]
+        view = fit_view(self.view, features, rows, self.components, self.standardise)
         _check_memory(len(presented), view.columns, responses.sizes["voxel"], self.view)
         design = view.transform(features, rows)
         if not np.array_equal(presented, np.arange(len(rows))):
             design = design[presented]
         Y = torch.from_numpy(np.ascontiguousarray(responses["response"].values, dtype=np.float32))
-        alphas = torch.tensor(
-            ALPHAS if self.alphas is None else list(self.alphas), dtype=torch.float64
-        )
-        gram = len(presented) >= view.columns if self.solver == "auto" else self.solver == "gram"
-        if gram:
-            best, scores = ridge_cv(design, Y, alphas, folds)
-            weights, intercept = ridge_fit(design, Y, best)
-            chosen = scores.gather(0, (alphas[:, None] == best).int().argmax(0)[None])[0]
-        else:
-            best, chosen, weights, intercept = kernel_ridge_cv(design, Y, alphas, folds)
+        fitted = fit_ridge(design, Y, self.alphas, folds, self.solver)
         self.view_ = view
-        self.alphas_, self.cv_scores_ = best.numpy(), chosen.numpy()
-        self.weights_, self.intercept_ = weights.numpy(), intercept.numpy()
+        self.alphas_, self.cv_scores_ = fitted.alphas.numpy(), fitted.scores.numpy()
+        self.weights_, self.intercept_ = fitted.weights.numpy(), fitted.intercept.numpy()
 
     def _predict(self, features: xr.Dataset, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         weights, intercept = torch.from_numpy(self.weights_), torch.from_numpy(self.intercept_)
@@ -153,19 +225,6 @@ class RidgeEncoder(Encoder):
         self.cv_scores_ = tensors["cv_scores"].numpy()
         self.intercept_ = tensors["intercept"].numpy()
         self.weights_ = tensors["weights"].numpy()
-
-    def _deal(
-        self, features: xr.Dataset, responses: xr.Dataset, rows: NDArray[np.intp]
-    ) -> torch.Tensor:
-        """Return the fold of each training image (a row of the features)."""
-        from neuroattn.data.split import folds_by_image
-
-        fold_of = {
-            image: fold
-            for fold, split in enumerate(folds_by_image(responses, self.folds, self.seed))
-            for image in split.parts["test"]
-        }
-        return torch.tensor([fold_of[str(image)] for image in features["image"].values[rows]])
 
 
 def _check_memory(presentations: int, columns: int, voxels: int, view: str) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +15,10 @@ from numpy.typing import NDArray
 from neuroattn.data.transforms import average_repetitions
 from neuroattn.encoders.base import Encoder
 from neuroattn.encoders.inputs import describe_features, rows_of, voxel_table
-from neuroattn.errors import InputError
-from neuroattn.names import did_you_mean
 from neuroattn.training.dataset import ImageResponses
 from neuroattn.training.loop import train
 from neuroattn.training.module import EncoderModule, EncoderNetwork
 
-Config = TypeVar("Config")
 #: Images predicted at once.
 _BLOCK = 32
 
@@ -127,38 +123,6 @@ class TrainedEncoder(Encoder):
             self.network_ = self._empty_network(state)
         self.network_.load_state_dict(dict(tensors))
         self.network_.eval()
-
-
-def as_config(argument: str, value: Any, kind: type[Config]) -> Config:
-    """Return ``value`` as a frozen configuration; None gives its defaults, a mapping its fields.
-
-    Raises
-    ------
-    InputError
-        If a field is unknown, or it or the value is of another type.
-    """
-    if value is None:
-        return kind()
-    if isinstance(value, kind):
-        return value
-    if not isinstance(value, Mapping):
-        raise InputError(
-            f"{argument} is a {type(value).__name__}; give a {kind.__name__} or a mapping."
-        )
-    defaults = {field.name: getattr(kind(), field.name) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for name, given in value.items():
-        if name not in defaults:
-            raise InputError(
-                f"{argument} has no field {name!r}{did_you_mean(str(name), defaults) or '.'} "
-                f"Allowed: {', '.join(defaults)}."
-            )
-        wanted = type(defaults[name])
-        if wanted is not type(given) and (wanted, type(given)) != (float, int):
-            raise InputError(
-                f"{argument} has {name}={given!r}, a {type(given).__name__}; allowed is "
-                f"{wanted.__name__}, such as {defaults[name]!r}."
-            )
-    return kind(**value)
 
 
 def channel_statistics(

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from neuroattn.encoders.config import as_config
 from neuroattn.encoders.decoder import BrainDecoder, DecoderConfig
 from neuroattn.encoders.inputs import rows_of
 from neuroattn.encoders.queries import QueryMap, query_map
-from neuroattn.encoders.trained import TrainedEncoder, as_config, channel_statistics
+from neuroattn.encoders.trained import TrainedEncoder, channel_statistics
 from neuroattn.training.module import EncoderModule, EncoderNetwork
 from neuroattn.training.optimisation import Optimisation
 

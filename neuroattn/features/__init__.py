@@ -1,4 +1,4 @@
-"""Feature bases (image to token grid) and the store that keeps their output on disk."""
+"""Feature bases (image to token grid), the store that keeps their output, and texts beside them."""
 
 from neuroattn.names import lazy_exports
 
@@ -11,6 +11,7 @@ __getattr__, __dir__, _exported = lazy_exports(
         "HuggingFaceVision": "huggingface",
         "Labels": "labels",
         "Pixels": "pixels",
+        "TextTower": "text",
     },
 )
 __all__ = [*_exported]

@@ -1,10 +1,10 @@
-"""Features of any transformers vision model: hidden states or attention queries of its blocks."""
+"""Features of any transformers vision model: tokens of its blocks, or one vector an image."""
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -12,17 +12,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroattn.errors import FileError, InputError, MissingExtraError
+from neuroattn.errors import InputError
 from neuroattn.features.base import FeatureBasis
 from neuroattn.features.preprocess import preprocessing
-from neuroattn.features.towers import blocks, query_layer, quiet, used, weights_hash
+from neuroattn.features.towers import (
+    blocks,
+    check_complete,
+    find_file,
+    load_model,
+    query_layer,
+    reading,
+    transformers_for,
+    used,
+    weights_hash,
+)
+from neuroattn.features.whole_image import (
+    JOINT,
+    WITH_PROJECTION,
+    embed,
+    used_for,
+    whole_image,
+    without_text,
+)
 from neuroattn.names import check_name
 
 if TYPE_CHECKING:
     import torch
 
+    from neuroattn.features.text import TextTower
+
 # Entries of a configuration that say how it was saved, not what it computes.
 VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
+SOURCES = ("hidden", "queries", "output", "embedding")
 
 
 class HuggingFaceVision(FeatureBasis):
@@ -38,11 +59,14 @@ class HuggingFaceVision(FeatureBasis):
         Name on the hub, or a local folder.
     layers : sequence of int
         Blocks, 0 to depth - 1 or from the end (-1 the last); their channels are concatenated.
-    source : {"hidden", "queries", "output"}
+    source : {"hidden", "queries", "output", "embedding"}
         ``hidden``: what a block gives on, before any later normalisation. ``queries``: the
         query projection of its attention, heads side by side, before any rotary code.
         ``output``: the model's last hidden state behind its final norm, where it has one
-        (``layers`` stays (-1,)).
+        (``layers`` stays (-1,)). ``embedding``: one token, the vector of the whole image, not
+        normalised: of CLIP and SigLIP the image embedding in the space that texts share (of a
+        CLIP tower saved without its text tower, too, if its projection is there), of DINOv2,
+        DINOv3 and ViT the class token behind the final norm.
     image_size : int, optional
         Resize the whole image to this square (stretched if it is not square). By default what
         the model's preprocessor file says, a centre crop included; without a file see
@@ -77,10 +101,10 @@ class HuggingFaceVision(FeatureBasis):
         dtype: str = "float32",
         local_files_only: bool = False,
     ) -> None:
-        self.source = check_name("source", source, ("hidden", "queries", "output"))
+        self.source = check_name("source", source, SOURCES)
         self.dtype = check_name("dtype", dtype, ("float32", "float16", "bfloat16"))
         self.model_name, self.device = str(name), device
-        self._where = {"revision": revision, "local_files_only": local_files_only}
+        self._where: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
         self._full_config, processor = self._read_configs()
         config = getattr(self._full_config, "vision_config", self._full_config)
         sizes = [getattr(config, key, None) for key in ("patch_size", "hidden_size", "image_size")]
@@ -97,8 +121,13 @@ class HuggingFaceVision(FeatureBasis):
         self.layers = self._check_layers(layers, depth)
         self._prepare = preprocessing(processor, config.model_type, native, image_size)
         self.grid = (self._prepare.shape[0] // patch, self._prepare.shape[1] // patch)
+        self._patches = self.grid[0] * self.grid[1]
         self.channels = sizes[1] * len(self.layers)
         self.name = f"huggingface-{config.model_type.replace('_', '-')}"
+        self._kind = ""
+        if source == "embedding":
+            self._kind, self.channels = whole_image(self._full_config, config)
+            self.grid, self.name = (1, 1), f"{self.name}-{self._kind}"
         self._loaded: torch.nn.Module | None = None
         self._weights = ""
 
@@ -115,12 +144,8 @@ class HuggingFaceVision(FeatureBasis):
             return {"tokens": np.zeros((0, patches, self.channels), np.float32)}
         pixels = torch.from_numpy(np.stack([self._prepare(image) for image in images]))
         pixels = pixels.to(self.device, getattr(torch, self.dtype))
-        caught: dict[int, torch.Tensor] = {}
-        with torch.inference_mode(), self._hooks(tower, caught):
-            final = tower(pixel_values=pixels, **self._options(tower, len(images)))
-        parts = [final.last_hidden_state] if self.source == "output" else []
-        parts = parts or [caught[layer] for layer in self.layers]
-        values = torch.cat(parts, dim=-1).float().cpu().numpy()
+        with torch.inference_mode():
+            values = self._run(tower, pixels).float().cpu().numpy()
         extra = values.shape[1] - patches
         if extra < 0 or values.shape[-1] != self.channels:
             raise InputError(
@@ -133,10 +158,24 @@ class HuggingFaceVision(FeatureBasis):
             outputs["class_token"] = np.ascontiguousarray(values[:, 0])
         return outputs
 
+    def _run(self, tower: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (image, token, channel) of prepared images, special ones first."""
+        import torch
+
+        if self._kind:
+            run = getattr(tower, "get_image_features", tower.forward)
+            return embed(tower, pixels, self._options(run, len(pixels)), self._kind)[:, None]
+        caught: dict[int, torch.Tensor] = {}
+        with self._hooks(tower, caught):
+            final = tower(pixel_values=pixels, **self._options(tower.forward, len(pixels)))
+        if self.source == "output":
+            return final.last_hidden_state  # type: ignore[no-any-return]
+        return torch.cat([caught[layer] for layer in self.layers], dim=-1)
+
     def spec(self) -> dict[str, Any]:
         """Return source, layers, dtype, preprocessing, configuration and a hash of the weights."""
         tower, config = self._tower(), self._config.to_dict()
-        self._weights = self._weights or weights_hash(tower)
+        self._weights = self._weights or weights_hash(tower, self._counts)
         return {
             "version": 1,
             "source": self.source,
@@ -149,6 +188,28 @@ class HuggingFaceVision(FeatureBasis):
             "weights": self._weights,
         }
 
+    def text_tower(self) -> TextTower:
+        """Return the tower that puts texts into the space of these image vectors.
+
+        It is read from the same place and remembers the :meth:`key` of this basis, so that
+        vectors of another model are told apart.
+
+        Raises
+        ------
+        InputError
+            If ``source`` is not "embedding", or the model was saved without its text tower.
+        """
+        from neuroattn.features.text import TextTower
+
+        if self._kind != JOINT:
+            raise InputError(
+                f"the source={self.source!r} of {self.model_name} shares no space with texts; "
+                "take source='embedding' of a model with a text tower (CLIP, SigLIP)."
+            )
+        tower = TextTower(self.model_name, device=self.device, dtype=self.dtype, **self._where)
+        tower.image_key = self.key()
+        return tower
+
     def _check_layers(self, layers: Sequence[int], depth: int) -> tuple[int, ...]:
         wrong = [layer for layer in layers if not -depth <= layer < depth]
         whole = tuple(layer % depth for layer in layers)
@@ -157,31 +218,21 @@ class HuggingFaceVision(FeatureBasis):
                 f"layers={tuple(layers)} of {self.model_name}: give different blocks from "
                 f"{-depth} to {depth - 1}."
             )
-        if self.source == "output" and whole != (depth - 1,):
-            raise InputError(f"source='output' is the last layer; layers={tuple(layers)} is not.")
+        if self.source in ("output", "embedding") and whole != (depth - 1,):
+            raise InputError(
+                f"source={self.source!r} is the last layer; layers={tuple(layers)} is not."
+            )
         return whole
 
     def _read_configs(self) -> tuple[Any, dict[str, Any]]:
-        try:
-            import transformers
-            from transformers.utils.hub import cached_file
-        except ImportError as error:
-            raise MissingExtraError(
-                "HuggingFaceVision needs transformers: pip install 'neuroattn[hub]'."
-            ) from error
-        with self._reading("configuration"):
+        transformers = transformers_for("HuggingFaceVision")
+        with reading(self.model_name, "configuration"):
             config = transformers.AutoConfig.from_pretrained(self.model_name, **self._where)
             for file, key in (
                 ("preprocessor_config.json", ""),
                 ("processor_config.json", "image_processor"),
             ):
-                found = cached_file(
-                    self.model_name,
-                    file,
-                    _raise_exceptions_for_missing_entries=False,
-                    _raise_exceptions_for_connection_errors=not self._where["local_files_only"],
-                    **self._where,
-                )
+                found = find_file(self.model_name, file, self._where)
                 if found:
                     with open(found, encoding="utf-8") as stream:
                         content = json.load(stream)
@@ -191,49 +242,30 @@ class HuggingFaceVision(FeatureBasis):
     def _tower(self) -> torch.nn.Module:
         if self._loaded is not None:
             return self._loaded
-        import torch
-        import transformers
-
         if hasattr(self._config, "mask_ratio"):
             self._config.mask_ratio = 0.0
-        # The weights of an unused head are drawn at random: the caller's generator is left alone.
-        with self._reading("weights"), quiet(), torch.random.fork_rng(devices=[]):
-            model, report = transformers.AutoModel.from_pretrained(
-                self.model_name,
-                config=self._full_config,
-                dtype=getattr(torch, self.dtype),
-                output_loading_info=True,
-                **self._where,
-            )
-        tower: torch.nn.Module = getattr(model, "vision_model", model)
-        missing = {key.removeprefix("vision_model.") for key in report["missing_keys"]}
-        absent = sorted(key for key in missing & set(tower.state_dict()) if used(key))
-        if absent:
-            raise FileError(
-                f"the weights of {self.model_name} lack {len(absent)} tensors of the vision tower, "
-                f"the first is {absent[0]!r}. Take a complete checkpoint of this model."
-            )
+        kind = WITH_PROJECTION.get(self._full_config.model_type, "") if self._kind else ""
+        model, missing = load_model(
+            self.model_name, self._full_config, self.dtype, self._where, kind or "AutoModel"
+        )
+        tower: torch.nn.Module = model
+        if self._kind:
+            tower = without_text(model)
+        elif hasattr(model, "vision_model"):
+            tower = model.get_submodule("vision_model")
+            missing = {key.removeprefix("vision_model.") for key in missing}
+        absent = {key for key in missing & set(tower.state_dict()) if self._counts(key)}
+        check_complete(self.model_name, absent, "vision tower")
         self._loaded = tower.to(self.device).eval().requires_grad_(False)
         return self._loaded
 
-    @contextmanager
-    def _reading(self, what: str) -> Iterator[None]:
-        from safetensors import SafetensorError
+    def _counts(self, key: str) -> bool:
+        return used_for(self._kind, key) if self._kind else used(key)
 
-        try:
-            yield
-        except (OSError, ValueError, KeyError, RuntimeError, EOFError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise FileError(
-                f"name={self.model_name!r}: its {what} cannot be read: {reason} Check the name, "
-                "give a folder with config.json and model.safetensors, or download it first with "
-                f"`hf download {self.model_name}`."
-            ) from error
-
-    def _options(self, tower: torch.nn.Module, count: int) -> dict[str, Any]:
+    def _options(self, run: Callable[..., Any], count: int) -> dict[str, Any]:
         import torch
 
-        known = inspect.signature(tower.forward).parameters
+        known = inspect.signature(run).parameters
         options: dict[str, Any] = {}
         if self._prepare.shape != (self._native, self._native) and (
             "interpolate_pos_encoding" in known
@@ -241,7 +273,7 @@ class HuggingFaceVision(FeatureBasis):
             options["interpolate_pos_encoding"] = True
         if "noise" in known:
             # ViT-MAE sorts tokens by this noise: rising noise leaves them where they are.
-            order = torch.arange(self.grid[0] * self.grid[1], device=self.device)
+            order = torch.arange(self._patches, device=self.device)
             options["noise"] = order.float().expand(count, -1)
         return options
 

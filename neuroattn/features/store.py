@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from neuroattn.features.base import FeatureBasis
 from neuroattn.features.entry import SIDECAR, append, entry_name, identify, read_state, remedy
 from neuroattn.images import Images
 from neuroattn.io import atomic_path, read_json
+from neuroattn.progress import ticker
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -92,7 +92,7 @@ class FeatureStore:
         with self._locked(folder.name):
             state = read_state(folder, facts) if folder.exists() else None
             start = state["done"] if state else 0
-            with _ticker(len(images), start, f"features {basis.name}", progress) as tick:
+            with ticker(len(images), f"features {basis.name}", progress, start) as tick:
                 while start < len(images):
                     stop = min(start + batch_size, len(images))
                     outputs = basis.extract_images(images, range(start, stop))
@@ -252,20 +252,3 @@ def _serve(folder: Path, facts: dict[str, Any], images: Images) -> xr.Dataset:
         coords={"image": list(images.ids)},
         attrs={name: facts[name] for name in ("rows", "columns", "key", "basis")},
     )
-
-
-@contextmanager
-def _ticker(
-    total: int, done: int, title: str, progress: bool | None
-) -> Iterator[Callable[[int], None]]:
-    shown = sys.stderr.isatty() if progress is None else progress
-    if not shown or done == total:
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=done)
-        yield lambda count: bar.advance(task, count)

@@ -72,7 +72,7 @@ def write_report(
         From :func:`comparison_table`; computed likewise if left out.
     tables : mapping of str to pandas.DataFrame, optional
         More tables by title, such as attention inside the object; the index is their first
-        columns.
+        columns, and ``attrs["title"]`` says what the numbers are.
 
     Returns
     -------
@@ -131,12 +131,14 @@ def _lead(scores: Mapping[str, Score], table: pd.DataFrame, split_sizes: Mapping
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     people = _subjects(dataset)
     of_whom = f" of {len(people)} subject{'s'[: len(people) > 1]}" if people else ""
-    trained = f" {split_sizes['train']:,}" if "train" in split_sizes else ""
+    trained = f" {split_sizes['train']:,} training" if "train" in split_sizes else " training"
+    if "context" in split_sizes:
+        trained = f" {split_sizes['context']:,} context"
     plural = "s" if len(names) > 1 else ""
     metric = METRIC_LABELS[attrs["metric"]]
     divided = ", divided by the noise ceiling of each voxel" if has_ceilings(table) else ""
     return (
-        f"The encoder{plural} {listed} learned from{trained} training images and predicted the "
+        f"The encoder{plural} {listed} learned from{trained} images and predicted the "
         f"responses of {dataset.sizes['voxel']:,} voxels{of_whom} to {attrs['images']:,} test "
         f"images that were not used for training. Predictions are scored by {metric}{divided}; "
         f"intervals are {100 * attrs['level']:g} % bootstrap intervals over the test images."
@@ -244,13 +246,14 @@ def figure_data(name: str, picture: Figure | bytes) -> dict[str, str]:
 
 
 def _plain_table(frame: pd.DataFrame) -> dict[str, Any]:
-    """Return the columns and the formatted rows of any table; its index comes first."""
+    """Return columns, formatted rows and title of any table; its index comes first."""
     flat = frame.reset_index() if any(frame.index.names) else frame
     rows = [
         [number(cell) if isinstance(cell, float) else str(cell) for cell in row]
         for row in flat.itertuples(index=False, name=None)
     ]
-    return {"columns": [str(column) for column in flat.columns], "rows": rows}
+    columns = [str(column) for column in flat.columns]
+    return {"columns": columns, "rows": rows, "caption": str(frame.attrs.get("title", ""))}
 
 
 def _flat(manifest: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

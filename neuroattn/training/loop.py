@@ -22,7 +22,7 @@ from neuroattn.training.checkpoints import (
     training_callbacks,
 )
 from neuroattn.training.datamodule import ResponseData
-from neuroattn.training.module import EncoderModule
+from neuroattn.training.module import EncoderModule, NetworkModule
 
 
 def train(
@@ -69,10 +69,29 @@ def train(
         )
     data = ResponseData(features, parts, seed)
     module.prepare(features, parts["train"], seed)
+    train_on(module, data, seed, progress)
+
+
+def train_on(
+    module: NetworkModule, data: pl.LightningDataModule, seed: int, progress: bool = False
+) -> None:
+    """Train a prepared ``module`` and leave the weights of the lowest validation loss in it.
+
+    Parameters
+    ----------
+    module : NetworkModule
+        Trained in place; its network is there.
+    data : pytorch_lightning.LightningDataModule
+        Training and validation batches.
+    seed : int
+        Seed of dropout.
+    progress : bool
+        Show a progress bar.
+    """
     with tempfile.TemporaryDirectory(prefix="neuroattn-") as folder, quiet_lightning():
         trainer = pl.Trainer(
             default_root_dir=folder,
-            callbacks=training_callbacks(folder, optimisation, seed),
+            callbacks=training_callbacks(folder, module.optimisation, seed),
             enable_progress_bar=progress,
             **trainer_settings(module),
         )
@@ -82,7 +101,7 @@ def train(
     module.eval()
 
 
-def trainer_settings(module: EncoderModule) -> dict[str, Any]:
+def trainer_settings(module: NetworkModule) -> dict[str, Any]:
     """Return the trainer's arguments that every training here has in common."""
     return {
         "max_epochs": module.optimisation.epochs,

@@ -40,8 +40,70 @@ class EncoderNetwork(nn.Module, ABC):
         """Set what is learned from the validation images, once an epoch."""
 
 
-class EncoderModule(pl.LightningModule, ABC):
-    """Train, validate, test and predict with a network that is built when the data are known.
+class NetworkModule(pl.LightningModule, ABC):
+    """Base of the modules whose network is built when the data are known.
+
+    Parameters
+    ----------
+    optimisation : Optimisation
+        Optimiser, schedule, early stopping.
+    """
+
+    network: nn.Module
+
+    def __init__(self, optimisation: Optimisation) -> None:
+        super().__init__()
+        self.optimisation = optimisation
+
+    @abstractmethod
+    def prepare_from(self, data: Any) -> None:
+        """Build the network for a data module; later calls do nothing."""
+
+    def setup(self, stage: str) -> None:
+        """Build the network from the data module (Lightning calls this)."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.prepare_from(data)
+        elif not hasattr(self, "network"):
+            raise InputError(
+                "The module has no network yet: call prepare(...) or give datamodule=."
+            )
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and its schedule, stepped after every optimiser step."""
+        optimizer = self.optimisation.optimizer(self.network)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = self.optimisation.scheduler(optimizer, steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def check_loss(self, loss: float) -> None:
+        """Refuse a validation loss that is not finite while fitting.
+
+        Raises
+        ------
+        InputError
+            If it is not; no such weights are saved.
+        """
+        if self.trainer.state.fn == TrainerFn.FITTING and not math.isfinite(loss):
+            raise InputError(
+                f"the training diverged: validation_loss is {loss} in epoch "
+                f"{self.trainer.current_epoch}. Lower optimisation.learning_rate "
+                f"({self.optimisation.learning_rate:g}), clip the gradient "
+                f"(gradient_clip={self.optimisation.gradient_clip:g}), or use precision='32-true'."
+            )
+
+    def _sum(self, value: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return value
+        total: Tensor = self.trainer.strategy.reduce(value, reduce_op="sum")
+        return total
+
+
+class EncoderModule(NetworkModule):
+    """Train, validate, test and predict with a network from tokens to voxels.
 
     Parameters
     ----------
@@ -52,8 +114,7 @@ class EncoderModule(pl.LightningModule, ABC):
     network: EncoderNetwork
 
     def __init__(self, optimisation: Optimisation) -> None:
-        super().__init__()
-        self.optimisation = optimisation
+        super().__init__(optimisation)
         self._moments = PairMoments()
         self._statistics: dict[str, Tensor] = {}
         self._found = torch.empty(0)
@@ -77,15 +138,9 @@ class EncoderModule(pl.LightningModule, ABC):
             torch.random.default_generator.manual_seed(seed)
             self.network = self.build(features, responses, seed)
 
-    def setup(self, stage: str) -> None:
-        """Build the network from the data module (Lightning calls this)."""
-        data = getattr(self.trainer, "datamodule", None)
-        if data is not None:
-            self.prepare(data.features, data.part("train"), data.seed)
-        elif not hasattr(self, "network"):
-            raise InputError(
-                "The module has no network yet: call prepare(...) or give datamodule=."
-            )
+    def prepare_from(self, data: Any) -> None:
+        """Build the network from a data module once."""
+        self.prepare(data.features, data.part("train"), data.seed)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return predictions (batch, voxels)."""
@@ -120,13 +175,7 @@ class EncoderModule(pl.LightningModule, ABC):
         """
         moments = self._gathered(self._moments)
         loss = _mean_squared_error(moments)
-        if self.trainer.state.fn == TrainerFn.FITTING and not math.isfinite(loss):
-            raise InputError(
-                f"the training diverged: validation_loss is {loss} in epoch "
-                f"{self.trainer.current_epoch}. Lower optimisation.learning_rate "
-                f"({self.optimisation.learning_rate:g}), clip the gradient "
-                f"(gradient_clip={self.optimisation.gradient_clip:g}), or use precision='32-true'."
-            )
+        self.check_loss(loss)
         self.log("validation_loss", loss, prog_bar=True, sync_dist=True)
         explained = _mean(moments.explained_variance())
         self.log("validation_explained_variance", explained, prog_bar=True, sync_dist=True)
@@ -152,22 +201,6 @@ class EncoderModule(pl.LightningModule, ABC):
     def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return predictions (batch, voxels)."""
         return self.forward(batch["tokens"]).float()
-
-    def configure_optimizers(self) -> Any:
-        """Return AdamW and its schedule, stepped after every optimiser step."""
-        optimizer = self.optimisation.optimizer(self.network)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = self.optimisation.scheduler(optimizer, steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def _sum(self, value: Tensor) -> Tensor:
-        if self.trainer.world_size == 1:
-            return value
-        total: Tensor = self.trainer.strategy.reduce(value, reduce_op="sum")
-        return total
 
     def _gathered(self, moments: PairMoments) -> PairMoments:
         if self.trainer.world_size == 1:

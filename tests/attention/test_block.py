@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from neuroattn.errors import InputError, UnknownNameError
 from tests.tolerances import TOLERANCE
 
 DIM, HEADS, TOKENS, QUERIES = 12, 3, 7, 5
+KINDS = ("weight", "bias")
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -73,6 +76,99 @@ def test_a_batch_of_one_query_set_is_read_by_every_image():
         alone = ours(shared, ours.project(tokens[image : image + 1], position))
         torch.testing.assert_close(once[image], alone[0], **TOLERANCE["float64"])
     assert ours.maps(shared, read).shape == (4, HEADS, QUERIES, TOKENS)
+
+
+def test_the_weights_of_a_plain_block_have_the_names_they_always_had():
+    # Catches an option that adds or renames weights of encoders that were saved before it.
+    named = set(block().state_dict())
+    layers = {f"{name}.{kind}" for name in ("query", "key", "value", "output") for kind in KINDS}
+    assert named == {*layers, "key_position.weight"}
+
+
+def test_a_block_without_position_keeps_no_weights_for_it():
+    # Catches weights without a gradient, and a position that is dropped without a word.
+    ours, placed = block(position=False), block()
+    assert {name for name in ours.state_dict() if "position" in name} == set()
+    ours.load_state_dict({n: each for n, each in placed.state_dict().items() if "pos" not in n})
+    tokens, queries = drawn(2, TOKENS, DIM), drawn(2, QUERIES, DIM, seed=2)
+    found, expected = (each(queries, each.project(tokens)) for each in (ours, placed))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    with pytest.raises(InputError, match=r"\(7, 12\) came to a block .* position=False"):
+        ours.project(tokens, drawn(TOKENS, DIM))
+
+
+def test_log_scaling_multiplies_the_queries_before_their_projection():
+    # Catches a bias that is scaled too, and the logarithm to another base or of another length.
+    ours = block(logit_scaling="log")
+    theirs = nn.MultiheadAttention(DIM, HEADS, batch_first=True, dtype=torch.float64)
+    theirs.in_proj_weight.data = torch.cat([p.weight for p in (ours.query, ours.key, ours.value)])
+    theirs.in_proj_bias.data = torch.cat([p.bias for p in (ours.query, ours.key, ours.value)])
+    theirs.out_proj.load_state_dict(ours.output.state_dict())
+    queries, tokens = drawn(2, QUERIES, DIM), drawn(2, TOKENS, DIM, seed=1)
+    read = ours.project(tokens)
+    scaled = queries * math.log(TOKENS)
+    expected, maps = theirs(scaled, tokens, tokens, average_attn_weights=False)
+    torch.testing.assert_close(ours(queries, read), expected, **TOLERANCE["float64"])
+    torch.testing.assert_close(ours.maps(queries, read), maps, **TOLERANCE["float64"])
+    plain = block()
+    assert not torch.allclose(plain(queries, plain.project(tokens)), expected, rtol=0.01)
+    with pytest.raises(UnknownNameError, match="logit_scaling='ln' is unknown"):
+        block(logit_scaling="ln")
+
+
+def test_log_scaling_counts_what_a_query_reads():
+    # Catches padding that changes what a short set reads, and a row that may see nothing.
+    ours, tokens, queries = block(logit_scaling="log"), drawn(3, TOKENS, DIM), drawn(1, 2, DIM)
+    mask = torch.ones(3, 1, 1, TOKENS, dtype=torch.bool)
+    mask[1, ..., 4:] = False
+    mask[2] = False
+    found = ours(queries.requires_grad_(), ours.project(tokens), mask)
+    assert torch.autograd.grad(found.sum(), queries)[0].isfinite().all()
+    short = ours(queries, ours.project(tokens[1:2, :4]))
+    torch.testing.assert_close(found[1:2], short, **TOLERANCE["float64"])
+    nothing = ours.output.bias.expand(2, -1)
+    torch.testing.assert_close(found[2], nothing, **TOLERANCE["float64"])
+    with pytest.raises(InputError, match=r"mask has shape \(3, 3, 1, 7\).*alike for all heads"):
+        ours(queries, ours.project(tokens), mask.expand(3, HEADS, 1, TOKENS))
+    with pytest.raises(InputError, match=r"mask has shape \(7,\)"):
+        ours(queries, ours.project(tokens), mask[0, 0, 0])
+
+
+def test_a_causal_row_is_scaled_by_its_own_length():
+    # Catches the whole length taken for every row: a prefix would read other than it did alone.
+    ours, tokens = block(logit_scaling="log", causal=True), drawn(1, TOKENS, DIM)
+    whole = ours(tokens, ours.project(tokens))
+    for count in range(1, TOKENS):
+        alone = ours(tokens[:, :count], ours.project(tokens[:, :count]))
+        torch.testing.assert_close(whole[:, :count], alone, **TOLERANCE["float64"])
+    maps = ours.maps(tokens, ours.project(tokens))
+    torch.testing.assert_close(
+        maps[0, :, 3, :4],
+        ours.maps(tokens[:, :4], ours.project(tokens[:, :4]))[0, :, 3],
+        **TOLERANCE["float64"],
+    )
+
+
+def test_the_page_on_log_scaling_prints_what_it_says(capsys):
+    # Catches a page whose numbers are not those of its program.
+    page = Path(__file__).resolve().parents[2] / "docs" / "theory" / "logit_scaling.md"
+    text = page.read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (printed,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    exec(compile(program, "page", "exec"), {})
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("name", ["softmax", "gated", "sink", "economical"])
+def test_what_is_learned_from_queries_sees_them_unscaled(name):
+    # Catches gates that saturate with the length: the factor belongs to the logits.
+    log, plain = (
+        block(mechanism=name, logit_scaling=scaling, position=False) for scaling in ("log", "none")
+    )
+    plain.query.weight.data = log.query.weight.data * math.log(TOKENS)
+    tokens, queries = drawn(2, TOKENS, DIM), drawn(2, TOKENS, DIM, seed=2)
+    found, expected = (each(queries, each.project(tokens)) for each in (log, plain))
+    torch.testing.assert_close(found, expected, **TOLERANCE["float64"])
 
 
 def test_tokens_in_another_order_with_their_places_read_the_same():

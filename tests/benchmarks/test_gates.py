@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.common import GateError, Target, gate, paired_runs
+from benchmarks.empirical_bayes import largest_difference, trained
 from benchmarks.memory import peak_allocation
 from benchmarks.published_decoder import (
     PublishedDecoder,
@@ -196,6 +197,15 @@ def test_the_streaming_benchmark_passes_its_gates_at_small_size():
     found = store(20, 3, 8, 1)
     assert found["bytes"] == 20 * 9 * 8 * 2
     assert set(found["bytes_per_s"]) == {"shuffled", "in_order", "plain_copy_in_order"}
+
+
+@pytest.mark.parametrize("images", [5, 20])
+def test_the_gate_of_empirical_bayes_passes_and_sees_another_estimate(images):
+    # Catches a gate that compares the encoder with itself: the likeliest level is another answer.
+    encoder = trained(6)
+    assert largest_difference(encoder, images, 9) < 1e-5
+    encoder.noise = "maximum"
+    assert largest_difference(encoder, images, 9) > 1e-3
 
 
 def test_features_of_the_store_are_those_of_the_backbone(tmp_path: Path):

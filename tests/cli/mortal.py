@@ -67,9 +67,11 @@ def _at_call(owner: Any, name: str, number: int, last_act: Callable[..., None]) 
 
 def in_training_step(number: int) -> None:
     """Die in the n-th step."""
+    from neuroattn.encoders import InContextModule
     from neuroattn.training.module import EncoderModule
 
-    _at_call(EncoderModule, "training_step", number, lambda *args: None)
+    for kind in (EncoderModule, InContextModule):
+        _at_call(kind, "training_step", number, lambda *args: None)
 
 
 def in_checkpoint(number: int) -> None:

@@ -31,6 +31,40 @@ FIT: dict[str, Any] = {
     },
     "trainer": {"accelerator": "cpu"},
 }
+#: Two subjects teach, a third is held out.
+IN_CONTEXT: dict[str, Any] = {
+    "data": {
+        "sources": [
+            {
+                "class_path": "neuroattn.data.SimulatedCortex",
+                "init_args": {
+                    "scenes": 90,
+                    "size": 56,
+                    "subjects": 3,
+                    "voxels": [2, 2],
+                    "repeats": 2,
+                    "seed": 0,
+                },
+            }
+        ],
+        "basis": BASIS,
+        "held_out": ["sub-03"],
+        "split": SPLIT,
+        "embedding": {"view": "pca", "components": 6, "normalise": False},
+        "episodes": {"least": 5, "most": 30, "queries": 8, "steps": 4, "validation": 2},
+        "evaluation": {"context": 20, "lengths": [10, 30, 1000], "draws": 2},
+        "store": "store",
+        "seed": 0,
+    },
+    "model": {
+        "class_path": "neuroattn.encoders.InContextModule",
+        "init_args": {
+            "network": {"width": 8, "heads": 2, "layers": 2, "feedforward": 8, "dropout": 0.1},
+            "optimisation": {"epochs": 3, "batch_size": 8, "learning_rate": 0.01},
+        },
+    },
+    "trainer": {"accelerator": "cpu"},
+}
 COMPARE: dict[str, Any] = {
     "source": SOURCE,
     "basis": BASIS,

@@ -10,10 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+import neuroattn
 from neuroattn.attention import attend, registry
 from neuroattn.cli.main import COMMANDS
+from neuroattn.encoders import SetTransformerConfig
+from neuroattn.encoders.incontext.network import SetTransformer
+from neuroattn.encoders.incontext.published import published_state
 from tests.attention import test_contract
 from tests.attention.contract import Example
+from tests.features import tiny_clip
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTENTION = sorted((ROOT / "docs" / "attention").glob("*.md"))
@@ -36,11 +41,11 @@ def code(page: Path) -> str:
     return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
 
 
-def run(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch, cortices: int = 1) -> None:
     """Run Python of a page in an empty folder, on fewer scenes than a reader would take."""
     monkeypatch.chdir(folder)
     small, count = re.subn(r"scenes=\d+", "scenes=40", source)
-    assert count == 1
+    assert count == cortices
     exec(compile(small, "page", "exec"), {})
 
 
@@ -48,7 +53,7 @@ def test_the_readme_program_runs_and_prints_a_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches a renamed argument or a changed call that leaves the README behind."""
-    program, attention, theory = blocks(ROOT / "README.md", "python")
+    program, attention, subject, theory = blocks(ROOT / "README.md", "python")
     exec(compile(theory, "page", "exec"), {})
     printed = [float(each) for each in capsys.readouterr().out.split()]
     # The constants of the paper's two capacities, and least squares' beta.
@@ -57,9 +62,12 @@ def test_the_readme_program_runs_and_prints_a_score(
     exec(compile(attention, "page", "exec"), found)
     assert found["read"].shape == (1, 4, 1000, 64)
     assert torch.isfinite(found["read"]).all()
-    run(program, tmp_path, monkeypatch)
+    # The new subject's program goes on from the first one; its 50 images are 20 here.
+    fewer = subject.replace("[:50]", "[:20]").replace('"components": 32', '"components": 8')
+    run(program + fewer, tmp_path, monkeypatch, cortices=2)
     printed = capsys.readouterr().out
     assert "<Score of TransformerEncoder: explained_variance over 8 images" in printed
+    assert "<Score of EmpiricalBayesEncoder: explained_variance over 8 images" in printed
     assert [line.split()[0] for line in printed.splitlines()[-2:]] == ["food", "all"]
     assert len(program.strip().splitlines()) <= 14
 
@@ -71,6 +79,49 @@ def test_the_quickstart_runs_from_top_to_bottom(
     run("\n".join(blocks(ROOT / "docs/quickstart.md", "python")), tmp_path, monkeypatch)
     assert "transformer" in capsys.readouterr().out
     assert (tmp_path / "fitted" / "weights.safetensors").exists()
+
+
+#: What the test of the guide makes smaller: fewer scenes, steps and voxels, a tiny CLIP.
+SMALLER = {
+    r"scenes=\d+": "scenes=160",
+    r"subjects=5, seed=0": "subjects=5, voxels=(3, 3), repeats=2, seed=0",
+    r'"components": \d+': '"components": 8',
+    r'"queries": 64, "steps": \d+': '"queries": 8, "steps": 3',
+    r'"width": 48, "heads": 4, "layers": 2, "feedforward": 48': '"width": 8, "heads": 2, '
+    '"layers": 1, "feedforward": 8',
+    r'"epochs": \d+': '"epochs": 1',
+    r"prior.sample\(\d+": "prior.sample(20",
+}
+
+
+def test_the_guide_to_new_subjects_runs_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a renamed argument, and stages, published weights or texts that do not fit."""
+    pytest.importorskip("transformers")
+    source = "\n".join(blocks(ROOT / "docs/in_context.md", "python"))
+    for pattern, less in SMALLER.items():
+        source, count = re.subn(pattern, less, source)
+        assert count, pattern
+    tiny_clip.clip(tmp_path / "clip", width=12)
+    source = source.replace("openai/clip-vit-base-patch32", str(tmp_path / "clip"))
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(0)
+        network = SetTransformer(SetTransformerConfig(width=20, layers=2, feedforward=8), 12)
+    torch.save(published_state(network), tmp_path / "CLIP_trained_on_s125.pth")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(compile(source, "page", "exec"), found)
+    printed = capsys.readouterr().out
+    assert "<Score of InContextEncoder: explained_variance over 32 images" in printed
+    assert all((tmp_path / name / "config.json").exists() for name in found["stages"])
+    assert set(neuroattn.load(tmp_path / "adapted").context_) == set(found["context"])
+    assert found["curve"]["encoder"].values.tolist()[-3:] == [
+        "ridge",
+        "empirical Bayes",
+        "in-context",
+    ]
+    assert set(found["accuracy"]["category"].values) == set(found["selectivity"]["category"].values)
 
 
 @pytest.mark.parametrize("page", ["index", "forms"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from sklearn.decomposition import PCA
 
 from neuroattn.encoders import feature_views
@@ -25,13 +26,25 @@ def _blocks(request, monkeypatch):
         monkeypatch.setattr(feature_views, "_BLOCK_BYTES", 700)
 
 
-def unstandardised(view: str) -> np.ndarray:
-    tokens = FEATURES["tokens"].values.astype(float)
+def unstandardised(view: str, features: xr.Dataset = FEATURES) -> np.ndarray:
+    tokens = features["tokens"].values.astype(float)
     return {
         "flatten": tokens.reshape(len(tokens), -1),
         "mean": tokens.mean(1),
-        "class": FEATURES["class_token"].values.astype(float),
+        "class": features["class_token"].values.astype(float),
     }[view]
+
+
+UNEQUAL = np.linspace(0.3, 4, 30)
+
+
+def unequal() -> xr.Dataset:
+    """Features whose columns differ in variance."""
+    features = FEATURES.copy(deep=True)
+    factors = UNEQUAL.reshape(6, 5).astype(np.float32)
+    features["tokens"] = features["tokens"] * factors
+    features["class_token"] = features["class_token"] * factors[0]
+    return features
 
 
 def standardised(view: str, rows: np.ndarray = TRAIN) -> np.ndarray:
@@ -57,6 +70,49 @@ def test_rows_come_in_the_order_asked():
     np.testing.assert_array_equal(
         fitted.transform(FEATURES, rows), fitted.transform(FEATURES, MANY)[rows]
     )
+
+
+def scaled_alike(view: str, rows: np.ndarray = TRAIN) -> np.ndarray:
+    values = unstandardised(view, unequal())
+    return (values - values[rows].mean(0)) / values[rows].var(0).mean() ** 0.5
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("view", ["flatten", "mean", "class"])
+def test_unstandardised_columns_share_one_scale(view):
+    # Catches columns that lose their relative variance, and a scale that changes what a penalty
+    # means: the variances must sum to the number of columns.
+    fitted = fit_view(view, unequal(), TRAIN, standardise=False)
+    design = fitted.transform(unequal(), MANY)
+    np.testing.assert_allclose(design, scaled_alike(view), rtol=1e-5, atol=1e-5)
+    power = torch.linalg.eigvalsh((design[TRAIN].T @ design[TRAIN]).double()).sum()
+    assert float(power) == pytest.approx(len(TRAIN) * fitted.columns, rel=1e-5)
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("rows", [TRAIN, MANY], ids=["through images", "through columns"])
+def test_components_of_unstandardised_columns_equal_scikit_learns(rows):
+    # Catches components of columns that were standardised after all.
+    fitted = fit_view("pca", unequal(), rows, components=3, standardise=False)
+    values = scaled_alike("flatten", rows)
+    expected = PCA(3).fit(values[rows]).transform(values)
+    found = fitted.transform(unequal(), MANY).numpy()
+    signs = np.sign((expected * found).sum(0))
+    np.testing.assert_allclose(found * signs, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_columns_that_do_not_vary_have_no_part_in_the_common_scale():
+    # Catches a constant column that is divided by the common scale, makes the others larger, or,
+    # where none varies, makes everything NaN.
+    features = FEATURES.copy(deep=True)
+    features["tokens"].values[:, :, 2:] = 1000.1
+    design = fit_view("flatten", features, TRAIN, standardise=False).transform(features, TRAIN)
+    dead = np.arange(30) % 5 >= 2
+    assert not design[:, dead].any()
+    assert float(design.double().var(0, correction=0).sum()) == pytest.approx(12, rel=1e-5)
+    features["tokens"].values[:] = 3.0
+    design = fit_view("flatten", features, TRAIN, standardise=False).transform(features, MANY)
+    assert not design.any()
 
 
 @pytest.mark.usefixtures("_blocks")

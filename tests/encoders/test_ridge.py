@@ -12,6 +12,7 @@ from sklearn.linear_model import Ridge
 
 from neuroattn.encoders import RidgeEncoder, load
 from neuroattn.encoders import ridge as module
+from neuroattn.encoders.embedding import EmbeddingConfig, fit_embedding
 from neuroattn.errors import InputError, UnknownNameError
 from tests.encoders.small import VOXELS, small_features, small_responses
 
@@ -38,6 +39,81 @@ def test_predictions_equal_scikit_learns_ridge_with_the_chosen_alphas(solver):
     )
     assert encoder.weights_.shape == (30, VOXELS)
     assert encoder.weights_.dtype == np.float32
+
+
+def stretched() -> xr.Dataset:
+    """Features whose channels differ in variance."""
+    factors = np.array([0.2, 0.5, 1, 2, 5], np.float32)
+    return FEATURES.assign(tokens=FEATURES["tokens"] * factors)
+
+
+def turned(features: xr.Dataset) -> xr.Dataset:
+    """The same images with the channels rotated."""
+    rotation = np.linalg.qr(np.random.default_rng(5).normal(size=(5, 5)))[0]
+    return features.assign(
+        tokens=(features["tokens"] @ xr.DataArray(rotation, dims=("channel", "to")))
+        .rename(to="channel")
+        .astype(np.float32)
+    )
+
+
+@pytest.mark.parametrize("images", [60, 10])
+@pytest.mark.parametrize("solver", ["gram", "himalaya"])
+def test_one_scale_for_all_columns_equals_scikit_learns_ridge_on_raw_columns(solver, images):
+    # Catches columns that are standardised after all, a penalty in other units, and a context of
+    # ten images that does not work or is not refitted whole.
+    features = stretched()
+    encoder = RidgeEncoder(solver=solver, standardise=False)
+    shown = TRAIN[:images]
+    responses = small_responses(FEATURES, shown)
+    encoder.fit(features, responses)
+    raw = features["tokens"].values.reshape(80, -1).astype(float)
+    unit = raw[shown].var(0).mean()
+    oracle = Ridge(alpha=encoder.alphas_ * unit, solver="svd")
+    oracle.fit(raw[shown], responses["response"].values)
+    np.testing.assert_allclose(encoder.predict(features), oracle.predict(raw), rtol=1e-4, atol=1e-4)
+
+
+def test_one_scale_makes_ridge_blind_to_rotations_of_the_channels():
+    # Catches an option that is stored and not used: standardised columns depend on the axes.
+    for standardise, same in ((False, True), (True, False)):
+        encoder = RidgeEncoder(view="mean", alphas=[30.0], standardise=standardise)
+        one = encoder.fit(stretched(), RESPONSES).predict(stretched()).values
+        other = encoder.fit(turned(stretched()), RESPONSES).predict(turned(stretched())).values
+        assert np.allclose(one, other, atol=1e-4) == same
+
+
+def test_one_scale_does_not_depend_on_the_unit_of_the_features():
+    # Catches default penalties that mean something else for vectors of length 1.
+    small = stretched().assign(tokens=stretched()["tokens"] * 0.01)
+    first = RidgeEncoder(standardise=False).fit(stretched(), RESPONSES)
+    second = RidgeEncoder(standardise=False).fit(small, RESPONSES)
+    np.testing.assert_array_equal(first.alphas_, second.alphas_)
+    np.testing.assert_allclose(second.predict(small), first.predict(stretched()), atol=1e-4)
+
+
+def test_an_encoder_saved_before_the_option_existed_still_loads(tmp_path):
+    # Catches a constructor that asks for what old configurations do not have.
+    encoder = RidgeEncoder().fit(FEATURES, RESPONSES)
+    encoder.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["parameters"].pop("standardise") is True
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load(tmp_path)
+    assert loaded.standardise is True
+    xr.testing.assert_identical(loaded.predict(FEATURES), encoder.predict(FEATURES))
+
+
+def test_ten_images_of_an_embedding_are_enough(tmp_path):
+    # Catches the in-context table's ridge failing, or warning, at its shortest context.
+    embedding = fit_embedding(EmbeddingConfig("flatten"), FEATURES, TRAIN)
+    vectors = embedding.features(FEATURES)
+    encoder = RidgeEncoder(view="flatten", standardise=False)
+    encoder.fit(vectors, small_responses(FEATURES, TRAIN[:10], noise=0.1))
+    encoder.save(tmp_path)
+    assert load(tmp_path).standardise is False
+    test = small_responses(FEATURES, [*range(10), *range(70, 80)], noise=0.0, seed=2)
+    assert load(tmp_path).score(vectors, test).dataset["raw"].mean() > 0.05
 
 
 def test_linear_responses_are_recovered_on_new_images():

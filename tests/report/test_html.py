@@ -175,6 +175,24 @@ def test_more_tables_are_shown_with_their_index(tmp_path: Path) -> None:
     assert ["FFA", "3.14"] in cells
 
 
+def test_a_table_says_what_its_numbers_are(tmp_path: Path) -> None:
+    # Catches numbers without a caption, and a caption that is run.
+    extra = pd.DataFrame({"score": ["0.1"]})
+    assert "<caption>" not in report(tmp_path, tables={"M": extra}).partition("<h2>M</h2>")[2]
+    extra.attrs["title"] = f"shares {EVIL}"
+    text = report(tmp_path, tables={"M": extra}).partition("<h2>M</h2>")[2]
+    assert "<caption>Shares &lt;" in text
+
+
+def test_encoders_of_a_new_subject_learned_from_its_context(tmp_path: Path) -> None:
+    # Catches the claim that ten images were a thousand.
+    text = report(tmp_path, split_sizes={"context": 10, "train": 1420, "test": 23})
+    assert "learned from 10 context images" in text
+    assert "1,420 training images" not in text
+    cells = [[cell.strip() for cell in row] for row in Page(text).cells]
+    assert ["context images", "10"] in cells
+
+
 def test_a_wrong_figure_is_named_and_an_older_report_stays(tmp_path: Path) -> None:
     # Catches a half-written report, and an error that does not say which figure.
     before = report(tmp_path)

@@ -65,12 +65,13 @@ def module_of(spec: Mechanism) -> str:
 
 
 def untested(modules: list[str], folder: Path) -> list[str]:
-    """Return the modules without a test module that holds a test."""
+    """Return the modules without a test module that holds a test; a dot leads into a package."""
     missing = []
     for module in modules:
-        path = folder / f"test_{module}.py"
+        *packages, name = module.split(".")
+        path = folder.joinpath(*packages, f"test_{name}.py")
         if not path.is_file() or "\ndef test_" not in path.read_text("utf-8"):
-            missing.append(f"{folder.name}/{path.name}")
+            missing.append(path.relative_to(folder.parent).as_posix())
     return missing
 
 
@@ -101,7 +102,7 @@ def test_every_file_of_a_family_has_its_tests() -> None:
 
 def test_every_encoder_has_its_tests() -> None:
     """Catches a model that is registered and never tried."""
-    encoders = [path.rpartition(".")[2] for path in ENCODERS.values()]
+    encoders = [path.removeprefix("neuroattn.encoders.") for path in ENCODERS.values()]
     assert untested(encoders, TESTS / "encoders") == []
 
 
@@ -115,8 +116,10 @@ def test_every_encoder_can_be_loaded_by_its_name(name: str) -> None:
 
 def test_every_encoder_in_the_tree_is_registered() -> None:
     """Catches an encoder that can be saved and not be loaded."""
-    for path in (ROOT / "neuroattn" / "encoders").glob("*.py"):
-        importlib.import_module(f"neuroattn.encoders.{path.stem}")
+    for path in (ROOT / "neuroattn" / "encoders").rglob("*.py"):
+        if path.stem != "__init__":
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            importlib.import_module(".".join(parts))
     pending, concrete = [Encoder], set()
     while pending:
         kind = pending.pop()
@@ -149,5 +152,8 @@ def test_the_rule_finds_each_gap(field: str, value: object) -> None:
 def test_the_rule_finds_a_missing_and_an_empty_test_module(tmp_path: Path) -> None:
     (tmp_path / "test_empty.py").write_text('"""Nothing."""\n', "utf-8")
     (tmp_path / "test_full.py").write_text("\ndef test_it(): pass\n", "utf-8")
-    missing = untested(["empty", "full", "gone"], tmp_path)
-    assert [name.rpartition("/")[2] for name in missing] == ["test_empty.py", "test_gone.py"]
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "test_deep.py").write_text("\ndef test_it(): pass\n", "utf-8")
+    missing = untested(["empty", "full", "gone", "inner.deep", "deep", "inner.full"], tmp_path)
+    names = ["test_empty.py", "test_gone.py", "test_deep.py", "inner/test_full.py"]
+    assert missing == [f"{tmp_path.name}/{name}" for name in names]
