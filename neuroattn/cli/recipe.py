@@ -13,11 +13,12 @@ import torch
 import xarray as xr
 from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
+from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from neuroattn.cli.arguments import data_class, with_own_recipe
+from neuroattn.cli.epoch_lines import EpochLines
 from neuroattn.cli.finish import (
     read_encoder,
     tell_dropped,
@@ -154,7 +155,7 @@ class RecipeCLI(LightningCLI):
         own = training_callbacks(
             directory.checkpoints, self.model.optimisation, self.datamodule.seed
         )
-        bar = RichProgressBar(leave=True) if sys.stderr.isatty() else TQDMProgressBar(0)
+        bar = RichProgressBar(leave=True) if sys.stderr.isatty() else EpochLines()
         given["callbacks"] = [*own, bar, *(given.get("callbacks") or [])]
         given["default_root_dir"] = str(directory.path)
         # Our batches know their rank, and no batch may be drawn before the first epoch.
