@@ -44,6 +44,8 @@ def measure(run: FinishedRun, resamples: int = 1000) -> dict[str, Any]:
     pool = run.data.part("train").sizes["presentation"]
     lengths = run.curve["length"].values.tolist()
     counts = [count for count in COUNTS if count in lengths]
+    if not counts:
+        raise GateError(f"no target is at {lengths} images; the run's curve needs one of {COUNTS}.")
     few = min(OTHER_IMAGES, pool)
     areas = run.curve["roi"].values.astype(str).tolist()
     return {

@@ -15,6 +15,7 @@ from neuroattn.encoders.base import Encoder, align
 from neuroattn.encoders.config import as_config
 from neuroattn.encoders.embedding import Embedding, EmbeddingConfig, fit_embedding
 from neuroattn.encoders.inputs import check_finite, describe_features
+from neuroattn.encoders.provenance import Learned, joined, learned_from
 from neuroattn.encoders.voxel_set import VoxelSet, voxel_set
 from neuroattn.errors import InputError, MismatchError
 
@@ -48,6 +49,8 @@ class AdaptiveEncoder(Encoder):
         The images that the weights were written from; empty before ``adapt``.
     zscored_ : str
         How the responses of the training were standardised ("none" or "session").
+    learned_from_ : dict
+        "subjects" and "images" that ``fit`` (and what it started from) has read responses of.
     """
 
     embedding: EmbeddingConfig | Mapping[str, Any] | None
@@ -56,6 +59,7 @@ class AdaptiveEncoder(Encoder):
     intercept_: NDArray[np.float32]
     context_: tuple[str, ...]
     zscored_: str
+    learned_from_: Learned
 
     def fit(
         self,
@@ -108,6 +112,9 @@ class AdaptiveEncoder(Encoder):
             [voxel_set(self.embedding_, features, average_repetitions(each)) for each in held_out],
         )
         self.features_, self.zscored_ = facts, zscored
+        self.learned_from_ = learned_from(
+            (each, each["image"].values.tolist()) for each in (*sets, *held_out)
+        )
         return self
 
     def adapt(
@@ -268,7 +275,12 @@ class AdaptiveEncoder(Encoder):
             "intercept": torch.from_numpy(self.intercept_),
             **self.embedding_.tensors(),
         }
-        plain = {"context": list(self.context_), "zscored": self.zscored_, "prior": state}
+        plain = {
+            "context": list(self.context_),
+            "zscored": self.zscored_,
+            "learned": self.learned_from_,
+            "prior": state,
+        }
         return {**own, **{f"prior_{name}": value for name, value in tensors.items()}}, plain
 
     def _restore(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
@@ -277,6 +289,7 @@ class AdaptiveEncoder(Encoder):
         self.weights_ = tensors["weights"].numpy()
         self.intercept_ = tensors["intercept"].numpy()
         self.context_, self.zscored_ = tuple(state["context"]), str(state["zscored"])
+        self.learned_from_ = joined(state["learned"], {})
         prior = {
             name.removeprefix("prior_"): value
             for name, value in tensors.items()

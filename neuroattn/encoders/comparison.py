@@ -14,6 +14,7 @@ from sklearn.base import clone
 from neuroattn.data.preparation import prepare
 from neuroattn.data.reader import Reader
 from neuroattn.data.split import Split, folds_by_image
+from neuroattn.encoders.adaptive import AdaptiveEncoder
 from neuroattn.encoders.base import Encoder
 from neuroattn.encoders.scoring import score_predictions
 from neuroattn.errors import InputError
@@ -81,6 +82,12 @@ class Comparison:
                 raise InputError(
                     f"encoders has the name {name!r}; a name is a folder too: letters, digits, "
                     "spaces and _.()+- are allowed, and it begins with a letter or digit."
+                )
+            if isinstance(encoders[name], AdaptiveEncoder):
+                raise InputError(
+                    f"encoders has {name!r}, a {type(encoders[name]).__name__}: it learns from "
+                    "some subjects and is written for others, which one split by image cannot "
+                    "say. Use `neuroattn fit` with its recipe, or scaling_curve in Python."
                 )
         if folds == 1 or folds < 0:
             raise InputError(f"folds={folds} must be 0 (one split) or at least 2.")

@@ -96,8 +96,8 @@ def choose_context(
     Raises
     ------
     InputError
-        If more images are asked for than there are, or something that this way of choosing needs
-        is missing.
+        If more images are asked for than there are, something that this way of choosing needs is
+        missing, or features of the pool hold NaN or infinity.
     UnknownNameError
         If ``how`` or ``category`` is unknown.
     MismatchError
@@ -114,22 +114,29 @@ def choose_context(
     ids = np.unique(np.asarray(images, dtype=str))
     if how == "category":
         ids = _of_category(ids, labels, category)
-    if not 1 <= count <= len(ids):
+    if not 1 <= count <= len(ids) or int(count) != count:
         among = f"the pool has {len(ids)} images" + (f" of {category!r}" * (how == "category"))
-        raise InputError(f"count={count} must be 1 to {len(ids)}: {among}.")
+        raise InputError(f"count={count} must be a whole number, 1 to {len(ids)}: {among}.")
+    count = int(count)
     if how in ("random", "category"):
         chosen = np.random.default_rng(seed).permutation(len(ids))[:count].tolist()
         return tuple(ids[chosen].tolist())
     if embedding is None:
         raise InputError(f"how={how!r} needs an embedding, such as encoder.embedding_.")
     vectors = embedding.transform(features, rows_of(features, ids)).double()
+    broken = np.flatnonzero(~torch.isfinite(vectors).all(dim=1).numpy())
+    if broken.size:
+        raise InputError(
+            f"the features of {broken.size} of {len(ids)} images of the pool hold NaN or infinity "
+            f"(first: {str(ids[broken[0]])!r}). Extract them again, or leave these images out."
+        )
     if how == "diverse":
         return tuple(ids[_farthest(vectors, count)].tolist())
     if prior is None:
         raise InputError("how='greedy' needs a prior, such as encoder.prior_ or WeightPrior.")
     level = float((prior.shares.sum((0, 1)) * prior.noise).sum()) if noise is None else noise
-    if not level > 0:
-        raise InputError(f"noise={level} must be positive: it is a variance.")
+    if not 0 < level < np.inf:
+        raise InputError(f"noise={level} must be positive and finite: it is a variance.")
     return tuple(ids[_informative(vectors, prior.covariance(), level, count)].tolist())
 
 

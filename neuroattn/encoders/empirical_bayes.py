@@ -27,7 +27,8 @@ class EmpiricalBayesEncoder(AdaptiveEncoder):
     ``fit`` estimates means and covariances of the weights over the embedding, of each functional
     type, and how often which type, amplitude and noise occur (:func:`estimate_prior`). ``adapt``
     writes each voxel's posterior mean in closed form: one factorisation for all voxels. On voxels
-    drawn from the prior no encoder does better on average.
+    drawn from the prior no encoder does better on average. Responses that average more or fewer
+    presentations than those of the training have less or more noise, and are read so.
 
     Parameters
     ----------
@@ -52,9 +53,12 @@ class EmpiricalBayesEncoder(AdaptiveEncoder):
     objective_ : tuple of float
         Log evidence per response, voxels of the prior's regularisation included, before each step.
     noise_ : numpy.ndarray
-        (voxel) float64, noise variance of the adapted voxels, in squared units of the responses.
+        (voxel) float64, noise variance of the adapted voxels, in squared units of the responses;
+        that of a response of ``repeats_`` presentations.
     type_probability_ : numpy.ndarray
         (voxel, type) float64, of the adapted voxels.
+    repeats_ : float
+        Mean number of presentations that a response of the training averages.
     """
 
     prior_: WeightPrior
@@ -62,6 +66,7 @@ class EmpiricalBayesEncoder(AdaptiveEncoder):
     objective_: tuple[float, ...]
     noise_: NDArray[np.float64]
     type_probability_: NDArray[np.float64]
+    repeats_: float
 
     def __init__(
         self,
@@ -81,6 +86,7 @@ class EmpiricalBayesEncoder(AdaptiveEncoder):
         check_name("noise", self.noise, ("average", "maximum"))
         found = estimate_prior(sets, self.types, self.iterations, seed=self.seed)
         self.prior_, self.types_, self.objective_ = found.prior, found.types, found.objective
+        self.repeats_ = found.repeats
         self.noise_ = np.zeros(0)
         self.type_probability_ = np.zeros((0, len(found.types)))
 
@@ -95,19 +101,25 @@ class EmpiricalBayesEncoder(AdaptiveEncoder):
         return _split(posterior)
 
     def _posterior(self, context: VoxelSet) -> Posterior:
-        return self.prior_.posterior(context.embedded, context.response, self.noise)
+        precision = None if context.repeats is None else context.repeats / self.repeats_
+        return self.prior_.posterior(context.embedded, context.response, self.noise, precision)
 
     def _prior_state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         own = {
             "voxel_noise": torch.from_numpy(self.noise_),
             "voxel_type_probability": torch.from_numpy(self.type_probability_),
         }
-        plain = {"types": list(self.types_), "objective": list(self.objective_)}
+        plain = {
+            "types": list(self.types_),
+            "objective": list(self.objective_),
+            "repeats": self.repeats_,
+        }
         return {**self.prior_.tensors(), **own}, plain
 
     def _restore_prior(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         self.prior_ = WeightPrior.restored(tensors)
         self.types_, self.objective_ = tuple(state["types"]), tuple(state["objective"])
+        self.repeats_ = float(state["repeats"])
         self.noise_ = tensors["voxel_noise"].numpy()
         self.type_probability_ = tensors["voxel_type_probability"].numpy()
 

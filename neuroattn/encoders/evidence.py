@@ -13,6 +13,8 @@ and so does the posterior mean,
 .. math:: a m + a^2 L L^T P^T U \, \mathrm{diag}(a^2 d + g)^{-1} (z - a c).
 
 One decomposition thus serves all voxels, amplitudes and noises; what is left is matrix products.
+Images that were shown more often have less noise: their rows of :math:`P` and :math:`y` are
+multiplied by the root of their precision, after which all have the same :math:`g`.
 Where there are more images than weights, :math:`P = QR` first: :math:`R` takes the place of
 :math:`P` and :math:`Q^T y` that of :math:`y`, and what :math:`Q` does not reach is noise.
 
@@ -51,23 +53,39 @@ class Reduced:
         (voxel) squared length of the responses that no weights can reach.
     spare : int
         Dimensions of that rest: images minus rows.
+    log_scale : float
+        Log density of a voxel's responses, less that of what stands here.
     """
 
     design: torch.Tensor
     response: torch.Tensor
     outside: torch.Tensor
     spare: int
+    log_scale: float
 
     @classmethod
-    def of(cls, embedded: torch.Tensor, response: torch.Tensor) -> Reduced:
+    def of(
+        cls,
+        embedded: torch.Tensor,
+        response: torch.Tensor,
+        precision: torch.Tensor | None = None,
+    ) -> Reduced:
         """Reduce embedded images (n, E) and responses (n, voxel).
+
+        Parameters
+        ----------
+        embedded, response : torch.Tensor
+            (n, E) and (n, voxel).
+        precision : torch.Tensor, optional
+            (n) positive: the noise variance of an image's responses is the voxel's, divided by
+            this (default: by 1).
 
         Raises
         ------
         MismatchError
             If their rows differ in number.
         InputError
-            If there is nothing, or something is not finite.
+            If there is nothing, something is not finite, or a precision is not positive.
         """
         if embedded.ndim != 2 or response.ndim != 2 or len(embedded) != len(response):
             raise MismatchError(
@@ -86,21 +104,40 @@ class Reduced:
                     f"{name} holds {wrong} values that are NaN or infinite. Drop their voxels or "
                     "images first."
                 )
-        x = embedded.double()
-        design = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        root = _root(precision, len(embedded))
+        design = torch.cat([embedded.double() * root, root], dim=1)
+        log_scale = float(root.log().sum())
         rows, width = design.shape
         if rows <= width:
-            return cls(design, response.double(), torch.zeros(response.shape[1]).double(), 0)
+            nothing = torch.zeros(response.shape[1], dtype=torch.float64)
+            return cls(design, response.double() * root, nothing, 0, log_scale)
         basis, triangle = torch.linalg.qr(design)
         inside = torch.empty(width, response.shape[1], dtype=torch.float64)
         outside = torch.empty(response.shape[1], dtype=torch.float64)
         for start in range(0, response.shape[1], _BLOCK):
             block = slice(start, start + _BLOCK)
-            y = response[:, block].double()
+            y = response[:, block].double() * root
             inside[:, block] = basis.T @ y
             # A difference of squares would leave nothing but rounding of a noiseless voxel.
             outside[block] = (y - basis @ inside[:, block]).square().sum(0)
-        return cls(triangle, inside, outside, rows - width)
+        return cls(triangle, inside, outside, rows - width, log_scale)
+
+
+def _root(precision: torch.Tensor | None, images: int) -> torch.Tensor:
+    """Return what the rows are multiplied by (n, 1) so that all have one noise."""
+    if precision is None:
+        return torch.ones(images, 1, dtype=torch.float64)
+    if precision.shape != (images,):
+        raise MismatchError(
+            f"precision has shape {tuple(precision.shape)}; needed: one for each of the {images} "
+            "images."
+        )
+    if not (torch.isfinite(precision) & (precision > 0)).all():
+        raise InputError(
+            f"precision goes from {float(precision.min())} to {float(precision.max())}; needed: "
+            "finite and positive numbers."
+        )
+    return precision.double().sqrt()[:, None]
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ def fit_view(
     Raises
     ------
     InputError
-        If there is no class token, or ``components`` is missing, out of range, or not asked for.
+        If there is no class token, ``components`` is missing, out of range, or not asked for, or
+        features of a training image hold NaN or infinity.
     """
     if name == "class" and "class_token" not in features:
         raise InputError(
@@ -141,7 +142,14 @@ def _moments(
     """Merge means and sums of squares block by block (Chan, Golub and LeVeque 1983, eq. 2.1)."""
     count = 0
     mean = squares = torch.zeros((), dtype=torch.float64)
-    for _, values in _image_blocks(name, features, rows):
+    for block, values in _image_blocks(name, features, rows):
+        broken = torch.nonzero(~torch.isfinite(values).all(dim=1))[:, 0]
+        if len(broken):
+            first = features["image"].values[rows[block][int(broken[0])]]
+            raise InputError(
+                f"the features of image {str(first)!r} hold NaN or infinity. Extract them again, "
+                "or drop the presentations of the image."
+            )
         size, block_mean = len(values), values.mean(0)
         change = block_mean - mean
         squares = squares + (values - block_mean).square().sum(0)

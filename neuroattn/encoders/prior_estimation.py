@@ -20,6 +20,7 @@ pseudo-observations.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -57,12 +58,16 @@ class PriorEstimate:
         Before each step: log evidence of voxels and pseudo-voxels, per response. Never falls.
     log_evidence : tuple of float
         The voxels' part of it.
+    repeats : float
+        Mean number of presentations that a training response averages: the prior's noise is that
+        of such a response.
     """
 
     prior: WeightPrior
     types: tuple[str, ...]
     objective: tuple[float, ...]
     log_evidence: tuple[float, ...]
+    repeats: float
 
 
 def estimate_prior(
@@ -79,7 +84,8 @@ def estimate_prior(
 ) -> PriorEstimate:
     """Estimate means, covariances and shares from the voxels of several subjects.
 
-    Shifting or scaling the embedding changes no prediction of the estimated prior.
+    Shifting or scaling the embedding changes no prediction of the estimated prior. The noise
+    variance of a response that averages r presentations is taken to be proportional to 1 / r.
 
     Parameters
     ----------
@@ -111,14 +117,20 @@ def estimate_prior(
     Raises
     ------
     InputError
-        If there is nothing to learn from, an argument is out of range, or "roi" is asked for and
-        there are no ROIs.
+        If there is nothing to learn from, the prior does not fit into memory, an argument is out
+        of range, or "roi" is asked for and there are no ROIs.
     MismatchError
         If the sets are of different embeddings.
     """
     _check(iterations, shrinkage, amplitudes, noise)
     mean, scale = _units(sets)
-    subjects = [Reduced.of((one.embedded.double() - mean) / scale, one.response) for one in sets]
+    _check_memory(len(mean) + 1, 1)
+    often = [_repeats(one) for one in sets]
+    typical = float(torch.cat(often).mean())
+    subjects = [
+        Reduced.of((one.embedded.double() - mean) / scale, one.response, each / typical)
+        for one, each in zip(sets, often, strict=True)
+    ]
     target, variance = _pseudo_voxels(sets, len(mean))
     levels = [variance * each for each in NOISE] if noise is None else noise
     prior = _flat_prior(target, amplitudes, levels)
@@ -126,6 +138,7 @@ def estimate_prior(
     assignment = assign(sets, subjects, prior, types, seed)
     count = len(assignment.names)
     if count > 1:
+        _check_memory(len(target), count)
         prior = WeightPrior(
             prior.means.repeat(count, 1),
             prior.factors.repeat(count, 1, 1),
@@ -150,7 +163,7 @@ def estimate_prior(
             break
         prior = _step(prior, moments, pull)
     estimate = _in_given_units(prior, mean, scale)
-    return PriorEstimate(estimate, assignment.names, tuple(objective), tuple(evidence))
+    return PriorEstimate(estimate, assignment.names, tuple(objective), tuple(evidence), typical)
 
 
 @dataclass(frozen=True)
@@ -206,6 +219,23 @@ def _check(
         )
     if noise is not None and not noise:
         raise InputError("noise is empty; give at least one level, or leave it out.")
+
+
+def _check_memory(width: int, types: int) -> None:
+    """Refuse covariances that cannot fit: a step holds about four of each type."""
+    needed, there = 32 * types * width**2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise InputError(
+            f"the embedding has {width - 1} columns: covariances of {types} types need "
+            f"{needed / 2**30:.1f} GiB, and this machine has {there / 2**30:.1f} GiB. Take "
+            "view='pca' with a number of components, or 'mean'."
+        )
+
+
+def _repeats(one: VoxelSet) -> torch.Tensor:
+    if one.repeats is None:
+        return torch.ones(len(one.embedded), dtype=torch.float64)
+    return one.repeats
 
 
 def _flat_prior(

@@ -85,7 +85,8 @@ def expected_moments(
             joint = prior.log_joint(bases, projected, subject.outside[block], subject.spare)
             if held is not None:
                 joint = joint + held.log_weights[number][:, None, block]
-            moments.log_evidence += float(joint.flatten(0, 1).logsumexp(0).sum())
+            evidence = joint.flatten(0, 1).logsumexp(0) + subject.log_scale
+            moments.log_evidence += float(evidence.sum())
             probability = joint.flatten(0, 1).softmax(0).view(joint.shape)
             for one, z, own in zip(sums, projected, probability, strict=True):
                 one.add(z, own)

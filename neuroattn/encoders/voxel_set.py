@@ -30,12 +30,15 @@ class VoxelSet:
     voxels : xarray.Dataset
         Coordinates, ROIs and attributes of the voxels, see
         :func:`neuroattn.encoders.inputs.voxel_table`.
+    repeats : torch.Tensor, optional
+        (image) float64: how many presentations each response averages; None: alike.
     """
 
     images: tuple[str, ...]
     embedded: torch.Tensor
     response: torch.Tensor
     voxels: xr.Dataset
+    repeats: torch.Tensor | None = None
 
 
 def voxel_set(embedding: Embedding, features: xr.Dataset, averaged: xr.Dataset) -> VoxelSet:
@@ -64,4 +67,13 @@ def voxel_set(embedding: Embedding, features: xr.Dataset, averaged: xr.Dataset) 
             np.ascontiguousarray(averaged["response"].values, dtype=np.float32)
         ),
         voxels=voxel_table(averaged),
+        repeats=_repeats(averaged),
     )
+
+
+def _repeats(averaged: xr.Dataset) -> torch.Tensor:
+    """Return how many presentations the response to each image averages; at least 1."""
+    if "repeats" not in averaged.coords:
+        return torch.ones(averaged.sizes["presentation"], dtype=torch.float64)
+    # 0 or less stands for unknown.
+    return torch.from_numpy(np.maximum(averaged["repeats"].values, 1).astype(np.float64))

@@ -232,7 +232,11 @@ class WeightPrior:
         return [TypeBasis.of(design, mean, factor) for mean, factor in pairs]
 
     def posterior(
-        self, embedded: torch.Tensor, response: torch.Tensor, noise: str = "average"
+        self,
+        embedded: torch.Tensor,
+        response: torch.Tensor,
+        noise: str = "average",
+        precision: torch.Tensor | None = None,
     ) -> Posterior:
         """Return the exact posterior mean of the weights of each voxel, and what goes with it.
 
@@ -246,17 +250,19 @@ class WeightPrior:
             Average over all amplitudes and noises by their posterior, or take the pair of the
             largest marginal likelihood: of the voxel's responses, averaged over types by their
             shares at that pair; how common the pair is does not count.
+        precision : torch.Tensor, optional
+            (n) by which the noise variance of the responses to an image is divided (default: 1).
 
         Raises
         ------
         MismatchError
             If the shapes do not fit one another or the prior.
         InputError
-            If something is not finite.
+            If something is not finite, or a precision not positive.
         UnknownNameError
             If ``noise`` is another name.
         """
-        return self.read(Reduced.of(embedded, response), noise)
+        return self.read(Reduced.of(embedded, response, precision), noise)
 
     def read(self, data: Reduced, noise: str = "average") -> Posterior:
         """Return the :meth:`posterior` given images and responses that are reduced already."""
@@ -274,7 +280,7 @@ class WeightPrior:
             for k, basis in enumerate(bases):
                 weights += basis.shrunk(projected[k], probability[k], grid).T @ back[k]
             mean_noise = grid[1] @ probability.sum(0)
-            evidence = joint.flatten(0, 1).logsumexp(0)
+            evidence = joint.flatten(0, 1).logsumexp(0) + data.log_scale
             parts.append((weights, probability.sum(1).T, mean_noise, evidence))
         return Posterior(*(torch.cat(part) for part in zip(*parts, strict=True)))
 

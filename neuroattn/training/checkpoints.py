@@ -71,13 +71,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def _read(place: Path, map_location: Any) -> Any:
     existing(place, "checkpoint")
+    broken = (OSError, RuntimeError, EOFError, ValueError, LookupError)
     try:
         return torch.load(place, map_location=map_location, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (*broken, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        # Torch's own words advise to execute what is in the file.
+        reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
         raise FileError(
             f"{place} is not a whole checkpoint of tensors and plain data "
-            f"({place.stat().st_size} bytes): {reason}"
+            f"({place.stat().st_size} bytes){reason}. Give last.ckpt or best.ckpt of a run's "
+            "folder checkpoints."
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,16 +95,20 @@ class ResponseData(pl.LightningDataModule):
 
 
 def checked_seed(seed: int) -> int:
-    """Return ``seed`` if every generator takes it.
+    """Return ``seed`` as a plain integer if every generator takes it.
 
     Raises
     ------
     InputError
-        If it is not within 0..2147483647.
+        If it is no whole number within 0..2147483647.
     """
-    if not 0 <= seed < 2**31:
-        raise InputError(f"seed={seed} must lie within 0..{2**31 - 1}.")
-    return seed
+    try:
+        whole = operator.index(seed)
+    except TypeError as error:
+        raise InputError(f"seed={seed!r} must be a whole number.") from error
+    if not 0 <= whole < 2**31:
+        raise InputError(f"seed={whole} must lie within 0..{2**31 - 1}.")
+    return whole
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,8 @@ def train(
             "not be chosen. Give fit(..., validation=...) or a fraction above 0."
         )
     data = ResponseData(features, parts, seed)
-    module.prepare(features, parts["train"], seed)
-    train_on(module, data, seed, progress)
+    module.prepare(features, parts["train"], data.seed)
+    train_on(module, data, data.seed, progress)
 
 
 def train_on(

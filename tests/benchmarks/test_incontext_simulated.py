@@ -296,6 +296,13 @@ def test_the_benchmark_tells_a_missed_target(folder, tmp_path, monkeypatch, caps
     assert shown.count("MISSED") == 3
 
 
+def test_a_run_without_any_target_is_refused(folder, monkeypatch, capsys):
+    # Catches a benchmark that passes because nothing was judged.
+    monkeypatch.setattr(benchmark, "COUNTS", (100,))
+    assert benchmark.main([str(folder), "--resamples", "2"]) == 1
+    assert "no target is at [10, 30] images" in capsys.readouterr().err
+
+
 def made(low: float, others: float, further: float) -> dict:
     """Figures with given lower ends."""
     row = {"score": [0.2, 0.1, 0.3]}

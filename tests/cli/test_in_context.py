@@ -344,13 +344,16 @@ def test_a_wrong_recipe_is_told_by_key_before_anything_is_trained(made, capsys, 
 
 @pytest.mark.usefixtures("bare")
 def test_a_start_of_another_network_or_embedding_is_refused(made, monkeypatch, capsys):
-    # Catches weights that are read into places where they mean something else.
+    # Catches weights that are read into places where they mean something else, and scores of what
+    # an earlier stage was trained on.
     monkeypatch.chdir(made)
     base = changed(IN_CONTEXT, model__init_args__start="run")
     for changes, part in (
         ({"model__init_args__network__width": 16}, "is of another network: "),
         ({"data__embedding__components": 5}, "another embedding"),
         ({"data__basis__init_args__scales": 3}, "was trained on features of basis"),
+        ({"data__held_out": ["sub-01"]}, "has learned from 1 of the held-out subjects"),
+        ({"data__split__seed": 5}, "of the test images of this stage"),
     ):
         path = write(made, changed(base, **changes), "start.yaml")
         assert part in refused(capsys, "fit", "--config", path, "--run", "started")

@@ -64,6 +64,8 @@ def test_features_that_are_nan_are_refused_where_they_are_read(kind):
     broken["tokens"][20] = np.inf
     with pytest.raises(InputError, match="'im20'"):
         kind().fit(broken, SETS)
+    with pytest.raises(InputError, match="'im20' hold NaN or infinity"):
+        kind(embedding={"view": "pca", "components": 3}).fit(broken, SETS)
 
 
 def test_nothing_works_before_fit_and_nothing_is_predicted_before_adapt(kind):

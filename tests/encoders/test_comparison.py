@@ -8,7 +8,7 @@ import xarray as xr
 
 from neuroattn.data.reader import Reader
 from neuroattn.data.schema import response_set
-from neuroattn.encoders import FactorizedEncoder, RidgeEncoder
+from neuroattn.encoders import EmpiricalBayesEncoder, FactorizedEncoder, RidgeEncoder
 from neuroattn.encoders.base import Encoder
 from neuroattn.encoders.comparison import Comparison
 from neuroattn.errors import InputError
@@ -214,3 +214,10 @@ def test_a_name_that_leads_out_of_the_run_is_refused(tmp_path, name):
     # Catches an encoder's name that writes over another run.
     with pytest.raises(InputError, match="a name is a folder too"):
         Comparison(None, None, {name: Memory()})
+
+
+def test_an_encoder_that_learns_from_other_subjects_is_refused_at_once():
+    # Catches an hour of fits before the message that it has no voxels.
+    encoders = {"ridge": RidgeEncoder(), "bayes": EmpiricalBayesEncoder()}
+    with pytest.raises(InputError, match="'bayes', a EmpiricalBayesEncoder: it learns from some"):
+        Comparison(Source(), Means(), encoders)

@@ -181,7 +181,7 @@ def test_a_pool_may_be_responses():
     responses = small_responses(FEATURES, [5, 6, 7, 8, 9, 5, 6])
     found = choose_context(FEATURES, responses, 5)
     assert set(found) == {"im5", "im6", "im7", "im8", "im9"}
-    with pytest.raises(InputError, match="count=6 must be 1 to 5"):
+    with pytest.raises(InputError, match="count=6 must be a whole number, 1 to 5"):
         choose_context(FEATURES, responses, 6)
 
 
@@ -189,16 +189,29 @@ def test_what_is_missing_or_does_not_fit_is_named():
     # Catches a typo that runs with a default, and a prior over another embedding.
     with pytest.raises(UnknownNameError, match=r"how='gready'.*did you mean 'greedy'"):
         choose_context(FEATURES, IDS, 3, "gready")
-    with pytest.raises(InputError, match="count=0"):
-        choose_context(FEATURES, IDS, 0)
+    for count in (0, 2.5):
+        with pytest.raises(InputError, match=f"count={count} must be a whole number"):
+            choose_context(FEATURES, IDS, count)
     for how in ("diverse", "greedy"):
         with pytest.raises(InputError, match=f"how='{how}' needs an embedding"):
             choose_context(FEATURES, IDS, 3, how)
     with pytest.raises(InputError, match="needs a prior"):
         choose_context(FEATURES, IDS, 3, "greedy", embedding=MEAN)
-    with pytest.raises(InputError, match=r"noise=0.*positive"):
-        choose_context(FEATURES, IDS, 3, "greedy", embedding=MEAN, prior=a_prior(5), noise=0.0)
+    for noise in (0.0, np.inf, np.nan):
+        with pytest.raises(InputError, match=f"noise={noise} must be positive and finite"):
+            choose_context(
+                FEATURES, IDS, 3, "greedy", embedding=MEAN, prior=a_prior(5), noise=noise
+            )
     with pytest.raises(MismatchError, match=r"over 30 weights.*5 columns"):
         choose_context(FEATURES, IDS, 3, "greedy", embedding=MEAN, prior=a_prior(30))
     with pytest.raises(MismatchError, match="no features"):
         choose_context(FEATURES, [*IDS, "im99"], 3, "diverse", embedding=MEAN)
+
+
+@pytest.mark.parametrize("how", ["diverse", "greedy"])
+def test_features_that_are_nan_choose_nothing(how):
+    # Catches one image that is chosen twice: NaN is nearest, farthest and most informative.
+    broken = FEATURES.copy(deep=True)
+    broken["tokens"][3, 0, 0] = np.nan
+    with pytest.raises(InputError, match=r"1 of \d+ images of the pool hold NaN .*'im3'"):
+        choose_context(broken, IDS, 4, how, embedding=MEAN, prior=a_prior(5))

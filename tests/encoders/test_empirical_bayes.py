@@ -159,3 +159,52 @@ def test_wrong_parameters_are_refused_by_fit():
         fitted(noise="mean")
     with pytest.raises(InputError, match="types=0"):
         fitted(types=0)
+
+
+def several(subject: int, images: slice, times: int) -> xr.Dataset:
+    """Responses of which each averages some presentations."""
+    one = responses(subject, images)
+    noise = np.random.default_rng([subject, times]).normal(size=(times, *one["response"].shape))
+    averaged = (noise_sd(subject) * noise).mean(0)
+    draw = np.random.default_rng([subject, images.start]).normal(size=one["response"].shape)
+    signal = one["response"] - noise_sd(subject) * draw
+    count = ("presentation", np.full(one.sizes["presentation"], times))
+    return one.assign(response=(signal + averaged).astype("float32")).assign_coords(repeats=count)
+
+
+def test_responses_of_fewer_presentations_than_in_training_are_trusted_less(tmp_path):
+    # Catches noise taken for that of the training: others saw images nine times, the new one once.
+    seen = [several(subject, slice(0, 150), 9) for subject in (0, 1)]
+    encoder = EmpiricalBayesEncoder(embedding=RAW).fit(features(), seen)
+    assert encoder.repeats_ == 9
+    new = several(2, slice(150, 156), 1)
+    encoder.adapt(features(), new)
+    context = voxel_set(encoder.embedding_, features(), new)
+    given = context.embedded, context.response
+    told = encoder.prior_.posterior(*given, precision=torch.full((6,), 1 / 9))
+    np.testing.assert_allclose(encoder.weights_, told.weights[:, :-1].float(), rtol=1e-6)
+    truth = several(2, slice(156, 200), 400)["response"].values
+    design = torch.cat([torch.as_tensor(features()["tokens"].values.mean(1)[156:]).double(),
+                        torch.ones(44, 1).double()], 1)  # fmt: skip
+
+    def error(weights: torch.Tensor) -> float:
+        return float(np.square((design @ weights.T).numpy() - truth).mean())
+
+    assert error(told.weights) < 0.9 * error(encoder.prior_.posterior(*given).weights)
+    encoder.save(tmp_path)
+    again = EmpiricalBayesEncoder.from_directory(tmp_path)
+    assert again.repeats_ == 9
+    np.testing.assert_array_equal(again.adapt(features(), new).weights_, encoder.weights_)
+
+
+def test_repetitions_in_the_context_are_averaged_and_trusted_more():
+    # Catches counts lost between the average and the posterior.
+    encoder, once = fitted(), responses(2, slice(150, 158))
+    twice = xr.concat(
+        [once, once.isel(presentation=[0, 1, 2])], "presentation", data_vars="minimal"
+    )
+    encoder.adapt(features(), twice)
+    context = voxel_set(encoder.embedding_, features(), once)
+    precision = torch.tensor([2.0] * 3 + [1.0] * 5)
+    expected = encoder.prior_.posterior(context.embedded, context.response, precision=precision)
+    np.testing.assert_allclose(encoder.weights_, expected.weights[:, :-1].float(), rtol=1e-5)

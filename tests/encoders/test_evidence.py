@@ -9,6 +9,7 @@ from scipy.stats import multivariate_normal
 
 from neuroattn.encoders import evidence as module
 from neuroattn.encoders.evidence import Reduced, TypeBasis
+from neuroattn.errors import InputError, MismatchError
 from tests.encoders.drawn_voxels import normal, with_intercept
 from tests.tolerances import TOLERANCE
 
@@ -69,3 +70,35 @@ def test_shrunk_responses_are_averaged_over_levels_by_their_probability():
         residual = data.response - a * (data.design @ mean)[:, None]
         expected += part * (covariance @ data.design.T @ torch.linalg.solve(spread, residual))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("images", [3, 11])
+def test_responses_of_unequal_precision_have_the_dense_density(images):
+    # Catches rows scaled by the precision instead of its root, an intercept that is not scaled,
+    # and a density of the scaled responses in place of the given ones.
+    embedded, response = normal(images, WIDTH), normal(images, 3, seed=1)
+    precision = torch.tensor([1.0, 3, 0.5] * 4).double()[:images]
+    mean, factor = normal(WIDTH + 1, seed=2), normal(WIDTH + 1, WIDTH + 1, seed=3)
+    data = Reduced.of(embedded, response, precision)
+    basis = TypeBasis.of(data.design, mean, factor)
+    grid = torch.tensor([[0.7], [0.3]], dtype=torch.float64)
+    z = basis.vectors.T @ data.response
+    found = basis.log_evidence(z, data.outside, data.spare, grid)[0] + data.log_scale
+    design = with_intercept(embedded)
+    covariance = 0.7**2 * design @ factor @ factor.T @ design.T + 0.3 * (1 / precision).diag()
+    dense = multivariate_normal.logpdf(response.T, 0.7 * design @ mean, covariance)
+    np.testing.assert_allclose(found, dense, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("precision", "error", "message"),
+    [
+        (torch.ones(4), MismatchError, r"\(4,\); needed: one for each of the 3"),
+        (torch.tensor([1.0, 0, 1]), InputError, "goes from 0.0 to 1.0"),
+        (torch.tensor([1.0, np.nan, 1]), InputError, "finite and positive"),
+    ],
+)
+def test_a_precision_that_makes_no_sense_is_refused(precision, error, message):
+    # Catches infinite noise and NaN that travel on.
+    with pytest.raises(error, match=message):
+        Reduced.of(normal(3, WIDTH), normal(3, 2), precision)

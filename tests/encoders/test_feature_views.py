@@ -205,3 +205,17 @@ def test_the_memory_map_is_read_in_blocks(tmp_path, monkeypatch):
     monkeypatch.undo()
     expected = fit_view("pca", FEATURES, TRAIN, 4).transform(FEATURES, MANY)
     torch.testing.assert_close(found, expected, **TOLERANCE["float32"])
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("view", ["flatten", "mean", "class", "pca"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_named(view, value):
+    # Catches a column that drops out without a word because its spread is NaN.
+    broken = FEATURES.copy(deep=True)
+    broken["tokens"][21, 1, 2] = broken["class_token"][21, 2] = value
+    broken["tokens"][42] = value  # not a training image
+    components = 3 if view == "pca" else None
+    with pytest.raises(InputError, match="features of image 'im21' hold NaN or infinity"):
+        fit_view(view, broken, TRAIN, components)
+    assert fit_view(view, broken, TRAIN[TRAIN != 21], components).mean.isfinite().all()

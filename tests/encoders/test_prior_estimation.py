@@ -10,7 +10,7 @@ import torch
 
 from neuroattn.encoders.prior_estimation import AMPLITUDES, NOISE, PriorEstimate, estimate_prior
 from neuroattn.encoders.voxel_set import VoxelSet
-from neuroattn.encoders.weight_prior import WeightPrior
+from neuroattn.encoders.weight_prior import Drawn, WeightPrior
 from neuroattn.errors import InputError, MismatchError
 from tests.encoders.drawn_voxels import normal, subject, with_intercept, with_rois
 
@@ -285,3 +285,56 @@ def test_sets_that_teach_nothing_are_refused():
         estimate_prior([one, wide])
     with pytest.raises(MismatchError, match="at least one set"):
         estimate_prior([])
+
+
+def repeated(one: VoxelSet, drawn: Drawn, repeats: torch.Tensor, seed: int) -> VoxelSet:
+    """The same voxels, each response averaged over some presentations."""
+    noise = drawn.noise_sd * normal(*one.response.shape, seed=seed) / repeats[:, None].sqrt()
+    response = with_intercept(one.embedded) @ drawn.weights.T + noise
+    return VoxelSet(one.images, one.embedded, response, one.voxels, repeats)
+
+
+def test_noise_is_that_of_a_response_of_as_many_presentations_as_usual():
+    # Catches repetitions that are not read: one subject saw images once, the other eight times.
+    prior = truth(noise=(0.8,))
+    often = [torch.ones(40), torch.full((40,), 8.0)]
+    sets = [
+        repeated(*subject(prior, normal(40, WIDTH, seed=s), 400, s), often[s].double(), 50 + s)
+        for s in range(2)
+    ]
+    levels = [0.8 / 4.5 * 2.0**step for step in range(-4, 5)]
+    found = estimate_prior(sets, amplitudes=[1.0], noise=levels)
+    assert found.repeats == 4.5
+    assert float(found.prior.shares[0, 0, 4]) > 0.9
+    assert never_falls(found)
+    # Without the counts there seem to be two kinds of voxels.
+    bare = [VoxelSet(one.images, one.embedded, one.response, one.voxels) for one in sets]
+    assert float(estimate_prior(bare, amplitudes=[1.0], noise=levels).prior.shares[0, 0, 4]) < 0.5
+
+
+def test_the_evidence_of_unequal_repetitions_is_that_of_the_responses_given():
+    # Catches a sum over voxels that forgets how the rows were scaled.
+    sets = [
+        repeated(*subject(truth(), normal(count, WIDTH, seed=s), 30, s), each.double(), s)
+        for s, (count, each) in enumerate([(3, torch.tensor([1, 2, 5])), (9, torch.arange(1, 10))])
+    ]
+    found = estimate_prior(sets, iterations=3, tolerance=-1.0)
+    before = estimate_prior(sets, iterations=2, tolerance=-1.0).prior
+    total = sum(
+        float(
+            before.posterior(
+                one.embedded, one.response, precision=one.repeats / found.repeats
+            ).log_evidence.sum()
+        )
+        for one in sets
+    )
+    count = sum(one.response.numel() for one in sets)
+    assert total / count == pytest.approx(found.log_evidence[2], rel=1e-9)
+
+
+def test_an_embedding_too_wide_for_the_memory_is_refused_before_it_is_tried():
+    # Catches a bare out-of-memory error: all tokens side by side are some 200,000 columns.
+    one = subjects(truth(), (6,), 9)[0]
+    wide = VoxelSet(one.images, normal(6, 200_000), one.response, one.voxels)
+    with pytest.raises(InputError, match=r"200000 columns: .* GiB.*view='pca'"):
+        estimate_prior([wide])

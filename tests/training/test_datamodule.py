@@ -77,6 +77,14 @@ def test_seeds_that_no_generator_takes_are_refused(seed, tmp_path):
         recipe(tmp_path, seed=seed)
 
 
+def test_a_seed_may_be_any_whole_number_and_nothing_else():
+    # Catches an integer of NumPy, which torch's generator refuses, and a TypeError for the rest.
+    assert type(ResponseData(FEATURES, {}, seed=np.int64(3)).seed) is int  # type: ignore[arg-type]
+    for wrong in (1.5, "1", None, np.random.default_rng(0)):
+        with pytest.raises(InputError, match="must be a whole number"):
+            ResponseData(FEATURES, {}, seed=wrong)  # type: ignore[arg-type]
+
+
 def test_a_split_plan_leaves_out_a_part_of_nothing():
     # Catches an empty part, which every loader would stumble over.
     responses = small_responses(FEATURES, range(20))

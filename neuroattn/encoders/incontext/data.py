@@ -19,6 +19,7 @@ from neuroattn.encoders.embedding import Embedding, EmbeddingConfig, fit_embeddi
 from neuroattn.encoders.incontext.episode_data import EpisodeData, one_scale
 from neuroattn.encoders.incontext.episodes import EpisodeConfig, SyntheticVoxels
 from neuroattn.encoders.inputs import rows_of
+from neuroattn.encoders.provenance import Learned, check_unseen
 from neuroattn.encoders.voxel_set import VoxelSet, voxel_set
 from neuroattn.encoders.weight_prior import WeightPrior
 from neuroattn.errors import InputError, MismatchError
@@ -154,6 +155,16 @@ class InContextData(EpisodeData):
         """How the responses are standardised, those of the held-out subjects included."""
         responses = [self.responses] if self.synthetic else [*self.prepared, self.responses]
         return one_scale(responses, ["session"] if self.synthetic else [])
+
+    def check_start(self, start: str, learned: Learned) -> None:
+        """Refuse a start that has learned from the held-out subjects or the test images.
+
+        Raises
+        ------
+        MismatchError
+            If it has.
+        """
+        check_unseen(start, learned, self.responses, self.split["test"])
 
     def prepare_data(self) -> None:
         """Fill the feature store (Lightning calls this)."""

@@ -22,8 +22,9 @@ from neuroattn.encoders.incontext.episode_data import EpisodeData
 from neuroattn.encoders.incontext.episodes import EpisodeConfig
 from neuroattn.encoders.incontext.module import InContextModule, network_config
 from neuroattn.encoders.incontext.network import SetTransformer, SetTransformerConfig
-from neuroattn.encoders.incontext.start import check_basis
+from neuroattn.encoders.incontext.start import check_basis, learned_before
 from neuroattn.encoders.inputs import check_finite, describe_features
+from neuroattn.encoders.provenance import joined, learned_from
 from neuroattn.encoders.voxel_set import VoxelSet, voxel_set
 from neuroattn.errors import InputError, MismatchError
 from neuroattn.names import check_name
@@ -76,6 +77,7 @@ class InContextEncoder(AdaptiveEncoder):
     """
 
     network_: SetTransformer
+    watches_validation = True
 
     def __init__(
         self,
@@ -142,6 +144,7 @@ class InContextEncoder(AdaptiveEncoder):
             )
         encoder.features_ = describe_features(features)
         encoder.zscored_ = "session"
+        encoder.learned_from_ = learned_from([])  # the file does not say
         encoder._take(network)
         encoder._forget()
         return encoder
@@ -174,6 +177,9 @@ class InContextEncoder(AdaptiveEncoder):
         encoder = cls(**{**known, **parameters})
         encoder.features_, encoder.embedding_ = describe_features(features), data.embedding
         encoder.zscored_ = data.zscored
+        own = [each for each in (*data.sets, *data.validation) if isinstance(each, VoxelSet)]
+        learned = learned_from((each.voxels, each.images) for each in own)
+        encoder.learned_from_ = joined(learned, learned_before(module.start))
         encoder._take(module.network)
         encoder._forget()
         return encoder
@@ -196,7 +202,9 @@ class InContextEncoder(AdaptiveEncoder):
         """
         if self.start is not None:
             check_basis(Path(self.start), describe_features(features)["key"])
-        return super().fit(features, responses, validation)
+        super().fit(features, responses, validation)
+        self.learned_from_ = joined(self.learned_from_, learned_before(self.start))
+        return self
 
     def context_attention(
         self,
@@ -270,7 +278,7 @@ class InContextEncoder(AdaptiveEncoder):
         module = InContextModule(network_config(self.network), optimisation, self.start)
         module.prepare_from(data)
         shown = sys.stderr.isatty() if self.progress is None else self.progress
-        train_on(module, data, self.seed, shown)
+        train_on(module, data, data.seed, shown)
         self._take(module.network)
 
     def _take(self, network: SetTransformer) -> None:

@@ -17,6 +17,7 @@ from neuroattn.encoders.incontext.episodes import (
     Episodes,
     SyntheticVoxels,
 )
+from neuroattn.encoders.provenance import Learned
 from neuroattn.encoders.voxel_set import VoxelSet
 from neuroattn.errors import MismatchError
 from neuroattn.training.datamodule import checked_seed
@@ -75,6 +76,17 @@ class EpisodeData(pl.LightningDataModule):
             If some are otherwise than others.
         """
         return one_scale([each.voxels for each in self.sets if isinstance(each, VoxelSet)])
+
+    def check_start(self, start: str, learned: Learned) -> None:
+        """Refuse a start that has learned from what is to be tested; here nothing is.
+
+        Parameters
+        ----------
+        start : str
+            Named in the message.
+        learned : dict
+            Of the start, see :func:`neuroattn.encoders.provenance.learned_from`.
+        """
 
     def train_dataloader(self) -> DataLoader[Episode]:
         """Return the episodes of an epoch, new ones in each."""

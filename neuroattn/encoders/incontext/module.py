@@ -13,7 +13,7 @@ from neuroattn.encoders.config import as_config
 from neuroattn.encoders.embedding import Embedding
 from neuroattn.encoders.incontext.episodes import Episode
 from neuroattn.encoders.incontext.network import SetTransformer, SetTransformerConfig
-from neuroattn.encoders.incontext.start import check_basis, start_weights
+from neuroattn.encoders.incontext.start import check_basis, learned_before, start_weights
 from neuroattn.metrics import PairMoments
 from neuroattn.training.module import NetworkModule
 from neuroattn.training.optimisation import Optimisation
@@ -24,7 +24,7 @@ class InContextModule(NetworkModule):
 
     The loss is the mean squared error of the written encoders' predictions of the query images
     (Yu et al. 2025); no weights need to be known. ``optimisation.batch_size`` is the number of
-    voxels of an episode.
+    voxels of an episode, of which each process draws its own.
 
     Parameters
     ----------
@@ -62,6 +62,7 @@ class InContextModule(NetworkModule):
             return
         if self.start is not None and data.key is not None:
             check_basis(Path(self.start), data.key)
+            data.check_start(self.start, learned_before(self.start))
         self.prepare(data.embedding, data.embedded, data.seed)
 
     def prepare(self, embedding: Embedding, embedded: Tensor, seed: int) -> None:

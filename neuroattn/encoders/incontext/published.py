@@ -165,9 +165,10 @@ def _read(place: Path) -> Any:
     try:
         return torch.load(place, map_location="cpu", weights_only=True)
     except (*broken, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Torch's own words advise to execute what is in the file.
+        reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
         raise FileError(
-            f"{place} is no file of tensors and plain data: {reason} Needed is .safetensors, or a "
+            f"{place} is no file of tensors and plain data{reason}. Needed is .safetensors, or a "
             "torch checkpoint that torch.load(..., weights_only=True) reads."
         ) from error
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from neuroattn.encoders.config import as_config
 from neuroattn.encoders.embedding import Embedding, EmbeddingConfig
 from neuroattn.encoders.incontext.network import SetTransformer, SetTransformerConfig
+from neuroattn.encoders.provenance import Learned, joined
 from neuroattn.encoders.saving import read_config, read_encoder
 from neuroattn.errors import MismatchError
 from neuroattn.io import existing
 
-__all__ = ["NETWORK", "check_basis", "start_weights"]
+__all__ = ["NETWORK", "check_basis", "learned_before", "start_weights"]
 
 #: How the tensors of the network are called in a saved encoder.
 NETWORK = "prior_network."
@@ -47,6 +48,27 @@ def check_basis(path: Path, key: str) -> None:
             f"start={path} was trained on features of basis {features['basis']!r} with key "
             f"{features['key']}, these have key {key}. Give both stages the same basis."
         )
+
+
+def learned_before(start: str | None) -> Learned:
+    """Return whom and what a start has learned from.
+
+    Nothing where there is none, of published weights, which do not tell, and of a folder that was
+    removed after the training.
+
+    Parameters
+    ----------
+    start : str, optional
+        As for :func:`start_weights`, or None.
+
+    Raises
+    ------
+    FileError
+        If it cannot be read.
+    """
+    if start is None or not Path(start).is_dir():
+        return joined({}, {})
+    return joined(read_config(start)["state"].get("learned", {}), {})
 
 
 def start_weights(path: Path, network: SetTransformer, embedding: Embedding) -> dict[str, Tensor]:

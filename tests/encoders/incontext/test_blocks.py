@@ -68,6 +68,11 @@ def test_more_memory_gives_larger_blocks_up_to_what_pays():
     assert block_size(100_000, SMALL, 48, 100) == 1
 
 
+def test_unlimited_memory_is_no_overflow():
+    assert block_size(100, SMALL, 48, float("inf")) == 3_072 // 104
+    assert block_size(100, SMALL, 48, float("inf"), "cuda") > 10**9
+
+
 def test_the_published_network_writes_many_voxels_in_the_default_memory():
     # Catches blocks of a processor that are larger than pays, and smaller ones on a GPU than fit.
     assert block_size(100, SetTransformerConfig(), 512, 1.0) == 29

@@ -247,6 +247,8 @@ def test_the_seed_decides_what_is_learned():
     ]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+    counted = taught.fitted(seed=np.int64(1)).network_.state_dict().values()
+    assert torch.equal(torch.cat([v.flatten() for v in counted]), states[2])
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
@@ -284,6 +286,7 @@ def test_validation_that_is_given_is_what_is_watched(monkeypatch):
     monkeypatch.setattr(encoder_module, "train_on", lambda module, data, *rest: seen.append(data))
     parts = [taught.responses(GIVEN, rows, 7) for rows in (range(40), range(40, 60))]
     taught.encoder().fit(GIVEN, *parts)
+    assert InContextEncoder.watches_validation
     assert [len(seen[0].sets[0].images), len(seen[0].validation[0].images)] == [40, 20]
 
 

@@ -269,8 +269,10 @@ def test_files_that_are_not_plain_are_refused(tmp_path: Path) -> None:
     # Catches a loader that runs what a file says, and one that shows torch's own error.
     path = tmp_path / "weights.pth"
     torch.save({"state_dict": random_state(), "callback": Fraction(1, 3)}, path)
-    with pytest.raises(FileError, match=r"weights.pth is no file of tensors and plain data"):
+    with pytest.raises(FileError, match=r"weights.pth is no file of tensors and pl") as refused:
         load_published(path)
+    # Torch's own message advises to run the file.
+    assert "False" not in str(refused.value)
     path.write_bytes(pickle.dumps(Fraction(1, 3), protocol=2))
     with pytest.raises(FileError, match="is no file of tensors"):
         load_published(path)

@@ -12,6 +12,7 @@ from neuroattn.encoders import EmpiricalBayesEncoder
 from neuroattn.encoders.incontext import published_state
 from neuroattn.encoders.incontext.encoder import InContextEncoder
 from neuroattn.encoders.incontext.module import InContextModule
+from neuroattn.encoders.incontext.start import learned_before
 from neuroattn.errors import FileError, MismatchError
 from neuroattn.training.optimisation import Optimisation
 from tests.encoders.incontext import taught
@@ -56,6 +57,21 @@ def test_a_chain_of_three_stages(first, tmp_path):
     third = taught.fitted(start=str(tmp_path / "second"), seed=5, optimisation=NEAR)
     torch.testing.assert_close(weights(third), weights(second), rtol=0, atol=1e-5)
     assert third.get_params()["start"] == str(tmp_path / "second")
+
+
+def test_a_stage_knows_whom_all_stages_before_it_learned_from(first, tmp_path):
+    # Catches a third stage that is tested on a subject of the first.
+    taught.encoder(start=str(first), optimisation=NEAR).fit(
+        GIVEN, taught.responses(GIVEN, range(20), 4, 7)
+    ).save(tmp_path / "second")
+    before = learned_before(str(first))
+    after = learned_before(str(tmp_path / "second"))
+    assert set(before["subjects"]) < set(after["subjects"])
+    new = set(after["subjects"]) - set(before["subjects"])
+    assert [each.split(" of ")[0] for each in new] == ["s7"]
+    assert set(before["images"]) <= set(after["images"])
+    assert learned_before(None) == learned_before(str(tmp_path / "removed"))
+    assert not any(learned_before(None).values())
 
 
 def test_an_adapted_encoder_may_start_a_stage_too(first, tmp_path):
