@@ -79,14 +79,18 @@ def _plan_of_episodes(module: InContextModule, data: InContextData) -> None:
     steps = episodes.steps * optimisation.epochs
     measured = "responses drawn from a prior" if data.synthetic else "measured responses"
     voxels = sum(each.sizes["voxel"] for each in data.training)
+    spare = max(len(each.embedded) for each in data.sets) - episodes.queries
+    most = min(episodes.most, spare)
+    short = "" if most == episodes.most else f" (of {episodes.most} asked)"
     rows = {
         "images": f"{images} ({', '.join(f'{n} {len(i)}' for n, i in data.split.parts.items())})",
         "features": f"{tokens} tokens × {channels} channels, embedded in {data.embedding.width}",
         "voxels": f"{voxels} to train on ({measured}), "
         f"{data.responses.sizes['voxel']} of {', '.join(data.held_out)} to be written",
         "weights": f"{weights:,} ({weights * 16 / 2**30:.2f} GiB with gradients and AdamW's state)",
-        "training": f"{steps} episodes of {optimisation.batch_size} voxels, {episodes.least} to "
-        f"{episodes.most} context images, in {optimisation.epochs} epochs",
+        "training": f"{steps} episodes of {optimisation.batch_size} voxels, "
+        f"{min(episodes.least, most)} to {most}{short} context images, "
+        f"in {optimisation.epochs} epochs",
         "time": f"{seconds * 1000:.0f} ms an episode here, about {steps * seconds / 60:.1f} min",
     }
     _print(rows)

@@ -194,9 +194,9 @@ class RecipeCLI(LightningCLI):
             write_predictions(run, results.main, data.features)
             key = str(data.features.attrs["key"])
             names = list(results.encoders)
-            run.write_manifest(self.manifest.facts(data.responses, key, encoders=names))
-            source = data.responses.attrs.get("source", "data")
-            title = f"{self.name} on {source}"
+            title = f"{self.name} on {data.responses.attrs.get('source', 'data')}"
+            facts = self.manifest.facts(data.responses, key, encoders=names, title=title)
+            run.write_manifest(facts)
             write_presentation(run, title)
             print(f"report: {run.report}")
         self.trainer.strategy.barrier()

@@ -12,7 +12,7 @@ from neuroattn.cli.finish import (
 )
 from neuroattn.cli.parser import PlainParser
 from neuroattn.errors import InputError
-from neuroattn.io import existing
+from neuroattn.io import existing, read_json
 from neuroattn.training.run_directory import RunDirectory
 
 
@@ -23,13 +23,15 @@ def main(command: str, arguments: Sequence[str]) -> None:
     if command == "score":
         parser.add_argument("--csv", help="also write the table as CSV to this path")
     if command == "report":
-        parser.add_argument("--title", default="Encoders of the visual brain")
+        parser.add_argument("--title", help="by default as when the run was finished")
     given = parser.parse_args(list(arguments))
     run = RunDirectory(existing(given.run, "run directory"))
     if command == "score":
         _score(run, given.csv)
     elif command == "report":
-        write_presentation(run, given.title)
+        known = read_json(run.manifest) if run.manifest.exists() else {}
+        title = str(known.get("title", "Encoders of the visual brain"))
+        write_presentation(run, given.title or title)
         print(f"report: {run.report}")
     else:
         scores = list(read_scores(run).values())

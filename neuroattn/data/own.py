@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from neuroattn.data.arrays import read_array
 from neuroattn.data.reader import Reader
 from neuroattn.data.schema import ResponseSet, response_set
-from neuroattn.data.sources import ArraySource, ImageSource, ResponseSource, VoxelSource
+from neuroattn.data.sources import (
+    ArraySource,
+    ImageSource,
+    ResponseSource,
+    VoxelSource,
+    as_source,
+)
 from neuroattn.data.storage import open_responses
 from neuroattn.data.tables import numbers, read_rois, read_table
 from neuroattn.errors import InputError, MismatchError
@@ -57,6 +63,14 @@ class TableData(Reader):
 
     Examples
     --------
+    In Python, where a path alone or a mapping of fields is taken for a source too:
+
+    >>> from neuroattn.data import ImageSource, ResponseSource, TableData
+    >>> images, responses = ImageSource("stimuli"), ResponseSource("responses.csv")
+    >>> data = TableData(images, responses, rois="rois.csv", folder="my_experiment")
+    >>> data.image_source.pattern
+    '*'
+
     In YAML::
 
         class_path: neuroattn.data.TableData
@@ -80,14 +94,19 @@ class TableData(Reader):
         attrs: dict[str, Any] | None = None,
         folder: str = ".",
     ) -> None:
-        self.image_source = images
-        self.response_source = responses
+        self.image_source = as_source(ImageSource, "images", images)
+        self.response_source = as_source(ResponseSource, "responses", responses)
         self.presentations = presentations
         self.rois = rois
-        self.voxels = voxels
-        self.bootstraps = bootstraps
-        self.ceiling = ceiling
-        self.ncsnr = ncsnr
+        self.voxels = None if voxels is None else as_source(VoxelSource, "voxels", voxels)
+        self.bootstraps, self.ceiling, self.ncsnr = (
+            None if given is None else as_source(ArraySource, name, given)
+            for name, given in (
+                ("bootstraps", bootstraps),
+                ("ceiling", ceiling),
+                ("ncsnr", ncsnr),
+            )
+        )
         self.attrs = attrs
         self.folder = folder
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from neuroattn.errors import InputError
+
+Source = TypeVar("Source")
 
 
 @dataclass(frozen=True)
@@ -99,3 +105,36 @@ class VoxelSource:
     subject: str = "subject-1"
     hemisphere: str = "both"
     reference: str | None = None
+
+
+def as_source(kind: type[Source], argument: str, given: Any) -> Source:
+    """Return a source that may be given as its path or as a mapping of its fields.
+
+    Parameters
+    ----------
+    kind : type
+        One of the classes of this module.
+    argument : str
+        Named in messages.
+    given
+        Of that class, a path, or a mapping.
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or a field is unknown or missing.
+    """
+    if isinstance(given, kind):
+        return given
+    if isinstance(given, str | Path):
+        return kind(path=str(given))  # type: ignore[call-arg]
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(given, Mapping) or not set(given) <= set(names):
+        raise InputError(
+            f"{argument}={given!r} must be a path, a {kind.__name__}, or a mapping of "
+            f"{', '.join(names)}."
+        )
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise InputError(f"{argument}={dict(given)!r}: {error}.") from error

@@ -355,7 +355,10 @@ def chosen_images(responses: xr.Dataset, images: Iterable[str] | None) -> xr.Dat
     """
     if images is None:
         return responses
-    wanted = list(dict.fromkeys(map(str, images)))
+    if not hasattr(images, "__iter__"):
+        raise InputError(f"images={images!r} must be ids of images; choose_context chooses some.")
+    ids = np.asarray(images) if hasattr(images, "__array__") else images
+    wanted = list(dict.fromkeys(map(str, ids)))
     shown = responses["image"].values.astype(str)
     missing = sorted(set(wanted) - set(shown))
     if missing:

@@ -132,13 +132,17 @@ def _lead(scores: Mapping[str, Score], table: pd.DataFrame, split_sizes: Mapping
     people = _subjects(dataset)
     of_whom = f" of {len(people)} subject{'s'[: len(people) > 1]}" if people else ""
     trained = f" {split_sizes['train']:,} training" if "train" in split_sizes else " training"
+    learned = f"learned from{trained} images"
     if "context" in split_sizes:
-        trained = f" {split_sizes['context']:,} context"
+        learned = (
+            f"were given {split_sizes['context']:,} context images (those that learn how voxels "
+            "are learned it from other subjects)"
+        )
     plural = "s" if len(names) > 1 else ""
     metric = METRIC_LABELS[attrs["metric"]]
     divided = ", divided by the noise ceiling of each voxel" if has_ceilings(table) else ""
     return (
-        f"The encoder{plural} {listed} learned from{trained} images and predicted the "
+        f"The encoder{plural} {listed} {learned} and predicted the "
         f"responses of {dataset.sizes['voxel']:,} voxels{of_whom} to {attrs['images']:,} test "
         f"images that were not used for training. Predictions are scored by {metric}{divided}; "
         f"intervals are {100 * attrs['level']:g} % bootstrap intervals over the test images."

@@ -342,3 +342,15 @@ def test_kay_and_yeatman_2017_gets_in_without_code(realdata) -> None:
     for index in (1, 57, 114):
         expected = 255 * np.sqrt(linear.read(index) / 255.0)
         assert np.abs(images.read(index) - expected).max() <= 1
+
+
+def test_a_source_may_be_its_path_or_a_mapping_and_nothing_else():
+    # Catches an AttributeError long after the constructor took what a recipe would say.
+    given = TableData("pictures", {"path": "r.csv", "axes": "image voxel"}, voxels="v.csv")
+    assert given.image_source == ImageSource("pictures")
+    assert given.response_source == ResponseSource("r.csv", axes="image voxel")
+    assert given.voxels == VoxelSource("v.csv")
+    assert given.ceiling is None
+    for wrong in (3, {"pth": "r.csv"}, ["r.csv"], {}):
+        with pytest.raises(InputError, match="responses="):
+            TableData("pictures", wrong)

@@ -183,3 +183,13 @@ def test_a_score_of_no_images_is_refused(kind):
     encoder = fitted(kind).adapt(FEATURES, NEW)
     with pytest.raises(InputError, match="0 presentations"):
         encoder.score(FEATURES, TEST.isel(presentation=[]))
+
+
+def test_the_context_may_be_an_array_of_ids_and_is_never_a_number():
+    # Catches ids that are written as a whole array each, and a TypeError about iteration.
+    wanted = NEW["image"][:5]
+    given = fitted(Writer).adapt(FEATURES, NEW, wanted)
+    same = fitted(Writer).adapt(FEATURES, NEW, wanted.values.tolist())
+    assert given.context_ == same.context_ == tuple(dict.fromkeys(wanted.values.tolist()))
+    with pytest.raises(InputError, match="images=5 must be ids of images"):
+        fitted(Writer).adapt(FEATURES, NEW, 5)

@@ -187,7 +187,7 @@ def test_a_table_says_what_its_numbers_are(tmp_path: Path) -> None:
 def test_encoders_of_a_new_subject_learned_from_its_context(tmp_path: Path) -> None:
     # Catches the claim that ten images were a thousand.
     text = report(tmp_path, split_sizes={"context": 10, "train": 1420, "test": 23})
-    assert "learned from 10 context images" in text
+    assert "were given 10 context images (those that learn" in text
     assert "1,420 training images" not in text
     cells = [[cell.strip() for cell in row] for row in Page(text).cells]
     assert ["context images", "10"] in cells

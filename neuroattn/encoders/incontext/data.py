@@ -210,7 +210,8 @@ class InContextData(EpisodeData):
         if len(held) > 1:
             raise InputError(
                 f"data.held_out={self.held_out} are of {len(held)} sources; hold out subjects "
-                "who saw the same images, of one source."
+                "of one source. Where different people have one name, give the voxels of each "
+                "source a `subject` of their own."
             )
         return held[0]
 
