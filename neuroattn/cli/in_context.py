@@ -100,17 +100,7 @@ def new_subject(model: InContextModule, data: InContextData) -> NewSubject:
     pool, test = data.part("train"), data.part("test")
     images = choose_context(data.features, pool, data.evaluation.context, "random", seed=data.seed)
     context = chosen_images(pool, images)
-    encoder = InContextEncoder.from_training(
-        model,
-        data,
-        data.features,
-        network=model.config,
-        embedding=data.embedding_config,
-        episodes=data.episodes,
-        optimisation=model.optimisation,
-        start=model.start,
-        seed=data.seed,
-    )
+    encoder = InContextEncoder.from_training(model, data, data.features)
     embedded = data.embedding.features(data.features)
     baselines = few_image_baselines(
         embedded, data.training_parts("train"), data.responses, data.seed, print

@@ -12,8 +12,8 @@ from neuroattn.errors import InputError
 
 __all__ = ["block_size", "voxel_blocks"]
 
-#: Tokens at a time on a processor, where larger matrix products gain nothing: with the shapes
-#: published for CLIP, 16 to 64 voxels of 104 tokens were within 3 % of each other, 128 slower.
+#: Tokens at a time on a processor, where larger matrix products hold more and gain nothing
+#: (`python -m benchmarks.incontext_adaptation` times blocks of 1 to 128 voxels).
 _TOKENS = 3_072
 #: Voxels at once if the memory is unlimited.
 _VOXELS = 2**31

@@ -156,8 +156,7 @@ def input_statistics(embedded: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean (E) of embedded images, and one scale for all columns (E).
 
     The scale is the root of the columns' mean variance: columns that vary more stay larger, as
-    the ridge and the gradient that a network can learn to take want it. Columns scaled one by one
-    trained far slower.
+    the ridge and the gradient that a network can learn to take want it.
     """
     values = embedded.double()
     mean, variance = values.mean(0), values.var(0, correction=0).mean()
