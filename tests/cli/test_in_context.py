@@ -246,6 +246,10 @@ def test_a_dry_run_writes_no_run(made, monkeypatch, capsys):
     assert "(measured responses)" in shown
     assert "of sub-03 to be written" in shown
     assert not (made / "planned").exists()
+    more = ["--data.episodes.most", "3000"]
+    assert main(["fit", "--config", "recipe.yaml", "--run", "planned", "--dry-run", *more]) == 0
+    # 54 training images less 8 queries.
+    assert "5 to 46 (of 3000 asked) context images" in capsys.readouterr().out
 
 
 def test_the_features_of_several_sources_are_filled_beforehand(tmp_path, monkeypatch, capsys):

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from neuroattn.encoders import EmpiricalBayesEncoder
 from neuroattn.encoders.incontext import published_state
 from neuroattn.encoders.incontext.encoder import InContextEncoder
+from neuroattn.encoders.incontext.episode_data import EpisodeData
+from neuroattn.encoders.incontext.episodes import EpisodeConfig
 from neuroattn.encoders.incontext.module import InContextModule
 from neuroattn.encoders.incontext.start import learned_before
 from neuroattn.errors import FileError, MismatchError
@@ -72,6 +74,20 @@ def test_a_stage_knows_whom_all_stages_before_it_learned_from(first, tmp_path):
     assert set(before["images"]) <= set(after["images"])
     assert learned_before(None) == learned_before(str(tmp_path / "removed"))
     assert not any(learned_before(None).values())
+
+
+def test_the_encoder_of_a_recipe_knows_them_too(first):
+    # Catches a stage of a recipe that forgets the stages before it.
+    own = taught.as_set(GIVEN, taught.responses(GIVEN, range(20), 4, 8))
+    after = taught.as_set(GIVEN, taught.responses(GIVEN, range(30, 40), 4, 8))
+    embedding = InContextEncoder.from_directory(first).embedding_
+    data = EpisodeData(embedding, [own], [after], EpisodeConfig(**taught.EPISODES))
+    module = InContextModule(taught.NETWORK, start=str(first))
+    module.prepare_from(data)
+    found = InContextEncoder.from_training(module, data, GIVEN).learned_from_
+    before = learned_before(str(first))
+    assert {each.split(" of ")[0] for each in found["subjects"]} == {"s0", "s1", "s8"}
+    assert set(found["images"]) == {*before["images"], *own.images, *after.images}
 
 
 def test_an_adapted_encoder_may_start_a_stage_too(first, tmp_path):
