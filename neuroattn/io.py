@@ -178,6 +178,34 @@ def existing(path: str | Path, what: str) -> Path:
     raise FileError(f"{what} {path} does not exist (the path exists as far as {parent}).")
 
 
+def check_own_values(dataset: Any, path: str | Path) -> None:
+    """Refuse an HDF5 dataset whose values lie in another file.
+
+    HDF5 has links to other files, datasets that are pieces of other files, and raw bytes of any
+    file as values: a file that was sent could show what lies elsewhere on this machine.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        As it was opened.
+    path : str or Path
+        The file that was asked for it.
+
+    Raises
+    ------
+    FileError
+        If its values lie elsewhere.
+    """
+    home = str(dataset.file.filename)
+    foreign = os.path.realpath(home) != os.path.realpath(path)
+    if foreign or dataset.is_virtual or dataset.external:
+        raise FileError(
+            f"{path}: the values of {dataset.name} lie in another file"
+            f"{f' ({home})' if foreign else ''}; read are those of the file itself alone. Get a "
+            "file that holds them."
+        )
+
+
 def write_tensors(
     path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> None:

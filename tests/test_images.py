@@ -10,7 +10,16 @@ import pytest
 from PIL import Image
 
 from neuroattn.errors import FileError, InputError, MismatchError
-from neuroattn.images import ImageArray, ImageFolder, ImageHDF5, JoinedImages, resize, to_float
+from neuroattn.images import (
+    ImageArray,
+    ImageFiles,
+    ImageFolder,
+    ImageHDF5,
+    JoinedImages,
+    NamedStimuli,
+    resize,
+    to_float,
+)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -306,3 +315,35 @@ def test_joining_nothing_is_refused():
     """Catches a run that starts with no image and fails far from its cause."""
     with pytest.raises(InputError, match="at least one collection"):
         JoinedImages([])
+
+
+def test_named_stimuli_have_ids_and_say_why_they_have_no_pixels():
+    # Catches grey pictures in place of those that are missing, and equal digests.
+    images = NamedStimuli(["face", "house"], "The data set ships no pictures.")
+    assert images.ids == ("face", "house")
+    assert images.digest(0) != images.digest(1)
+    with pytest.raises(FileError, match=r"'house' has no pixels here: The data set ships no"):
+        images.read(1)
+    with pytest.raises(InputError, match="twice"):
+        NamedStimuli(["face", "face"], "")
+
+
+def test_files_are_images_in_the_order_given(tmp_path):
+    # Catches files that are sorted, or ids that go to the wrong file.
+    for value in (10, 20, 30):
+        Image.fromarray(np.full((2, 3, 3), value, np.uint8)).save(tmp_path / f"{value}.png")
+    images = ImageFiles([tmp_path / "30.png", tmp_path / "10.png"], ["last", "first"])
+    assert [images.read(index).max() for index in range(2)] == [30, 10]
+    assert images.digest(1) == ImageFolder(tmp_path).digest(0)
+    with pytest.raises(MismatchError, match="ids has 1 entries for 2"):
+        ImageFiles([tmp_path / "30.png", tmp_path / "10.png"], ["one"])
+
+
+def test_a_subset_may_have_other_ids():
+    # Catches new names on the images of the old order.
+    images = ImageArray(np.arange(4, dtype=np.uint8).reshape(4, 1, 1).repeat(3, 2)[:, :, None])
+    chosen = images.subset([2, 0], ["c", "a"])
+    assert chosen.ids == ("c", "a")
+    assert chosen.read(0).max() == 2
+    with pytest.raises(MismatchError, match="ids has 1 entries for 2"):
+        images.subset([2, 0], ["c"])

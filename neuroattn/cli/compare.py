@@ -24,6 +24,7 @@ from neuroattn.encoders.base import Encoder
 from neuroattn.encoders.comparison import Comparison
 from neuroattn.errors import InputError
 from neuroattn.io import atomic_path, write_json
+from neuroattn.tasks import use_workers
 from neuroattn.training.loop import quiet_lightning
 from neuroattn.training.manifest import Manifest
 from neuroattn.training.run_directory import RunDirectory
@@ -48,6 +49,12 @@ def parser() -> CompareParser:
     made.add_argument("-c", "--config", action="config", help="A recipe with `encoders:`.")
     made.add_argument("--run", type=str, help="The run directory; never overwritten.")
     made.add_argument("--title", type=str, default="Encoders compared", help="Title of the report.")
+    made.add_argument(
+        "--jobs", type=int, default=1, help="Processes here that fit what is voxelwise."
+    )
+    made.add_argument(
+        "--scheduler", type=str, help="Address of a Dask scheduler whose workers fit it instead."
+    )
     made.add_class_arguments(Comparison)
     return made
 
@@ -62,12 +69,15 @@ def main(command: str, arguments: Sequence[str]) -> None:
         raise InputError("--run is missing: name the run directory, e.g. --run runs/compared.")
     run = RunDirectory(settings.run)
     run.require_new(resumable=False)
-    config = made.dump(settings, skip_unset=False)
+    # A place, not a part of what was compared: it stands in no recipe of a run.
+    jobs, scheduler = settings.pop("jobs"), settings.pop("scheduler")
+    config = made.dump(settings, skip_unset=False, skip_validation=True)
     with constructor_errors():
         ready = made.instantiate(settings)
     names = [key for key in vars(ready) if key not in ("config", "run", "title")]
     comparison = Comparison(**{name: ready[name] for name in names})
-    run_comparison(run, comparison, Manifest(f"neuroattn {command}", comparison.seed), config)
+    with use_workers(jobs, scheduler):
+        run_comparison(run, comparison, Manifest(f"neuroattn {command}", comparison.seed), config)
     write_presentation(run, settings.title)
     print(f"report: {run.report}")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -23,6 +24,7 @@ from neuroattn.report import (
     write_maps,
     write_report,
 )
+from neuroattn.report.brain_maps import DATA_FORMATS
 from neuroattn.training.run_directory import RunDirectory
 
 Pictures = dict[str, tuple[Any, str]]
@@ -77,7 +79,11 @@ def write_presentation(
     """
     scores, encoder = read_scores(run), read_encoder(run)
     pages = context_pages(run, encoder)
-    remarks = list(notes) + pages.notes + write_brain_maps(run, encoder, list(scores.values())[-1])
+    remarks = [*notes, *pages.notes]
+    if reason := why_no_maps(encoder.voxels_):
+        remarks.append(reason)
+    else:
+        write_brain_maps(run, encoder, list(scores.values())[-1], DATA_FORMATS)
     table = summary_table(scores)
     print_table(table)
     figures, missing = standard_figures(scores, table, encoder.voxels_)
@@ -100,10 +106,27 @@ def write_presentation(
     )
 
 
-def write_brain_maps(run: RunDirectory, encoder: Encoder, score: Score) -> list[str]:
-    """Write the maps of a score; return why not, where the voxels have no place."""
-    if reason := why_no_maps(encoder.voxels_):
-        return [reason]
+def write_brain_maps(
+    run: RunDirectory, encoder: Encoder, score: Score, formats: Sequence[str] | None
+) -> list[Path]:
+    """Write the maps of a score, and return the files.
+
+    Parameters
+    ----------
+    run : RunDirectory
+        They go to its ``maps``.
+    encoder : Encoder
+        Its voxels say where values belong; gates, where it has some, are one more map.
+    score : Score
+        Of the encoder.
+    formats : sequence of str or None
+        As for :func:`neuroattn.report.write_maps`.
+
+    Raises
+    ------
+    InputError
+        If the voxels have no place, or not the one that a format needs.
+    """
     values = {
         name: score.dataset[name]
         for name in ("raw", "ceiling", "normalised")
@@ -111,8 +134,8 @@ def write_brain_maps(run: RunDirectory, encoder: Encoder, score: Score) -> list[
     }
     if hasattr(encoder, "gates") and encoder.gates().notnull().any():
         values["static_share"] = encoder.gates()
-    write_maps(values, encoder.voxels_, run.maps)
-    return []
+    files: list[Path] = write_maps(values, encoder.voxels_, run.maps, formats)
+    return files
 
 
 def _own_figures(encoder: Encoder) -> Pictures:

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("recipe", "score a run on its test images: test RUN"),
     "predict": ("recipe", "predict every image of a run: predict RUN"),
     "compare": ("compare", "several encoders on the same images, split or cross-validated"),
+    "convert": ("convert", "published data to a response set: convert DATASET SOURCE OUT"),
     "features": ("features", "fill the feature store of a recipe; resumable"),
     "score": ("results", "print the score table of a run: score RUN"),
     "report": ("results", "write report.html of a run again: report RUN"),

@@ -11,8 +11,8 @@ from neuroattn.cli.finish import (
     write_presentation,
 )
 from neuroattn.cli.parser import PlainParser
-from neuroattn.errors import InputError
 from neuroattn.io import existing, read_json
+from neuroattn.report.brain_maps import FORMATS
 from neuroattn.training.run_directory import RunDirectory
 
 
@@ -24,6 +24,14 @@ def main(command: str, arguments: Sequence[str]) -> None:
         parser.add_argument("--csv", help="also write the table as CSV to this path")
     if command == "report":
         parser.add_argument("--title", help="by default as when the run was finished")
+    if command == "maps":
+        parser.add_argument(
+            "--format",
+            nargs="+",
+            choices=FORMATS,
+            metavar="FORMAT",
+            help=f"any of {', '.join(FORMATS)}; by default all that the voxels allow",
+        )
     given = parser.parse_args(list(arguments))
     run = RunDirectory(existing(given.run, "run directory"))
     if command == "score":
@@ -34,10 +42,8 @@ def main(command: str, arguments: Sequence[str]) -> None:
         write_presentation(run, given.title or title)
         print(f"report: {run.report}")
     else:
-        scores = list(read_scores(run).values())
-        for reason in write_brain_maps(run, read_encoder(run), scores[-1]):
-            raise InputError(f"{run.path}: {reason}")
-        for path in sorted(run.maps.iterdir()):
+        score = list(read_scores(run).values())[-1]
+        for path in write_brain_maps(run, read_encoder(run), score, given.format):
             print(path)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from neuroattn.data.arrays import read_npy
 from neuroattn.data.label_map import read_mapping
-from neuroattn.data.reader import Reader
-from neuroattn.data.schema import ResponseSet, response_set
+from neuroattn.data.sessions import Session, SessionReader, SourceFile, labels
 from neuroattn.errors import FileError, InputError, MismatchError
 from neuroattn.images import ImageFolder, Images
 from neuroattn.io import existing
@@ -31,9 +31,10 @@ ROI_FILES = (
 SPLITS = ("training", "test")
 _SIDES = {"left": "lh", "right": "rh"}
 _UNLABELLED = 0
+_PIECE_BYTES = 64 * 2**20
 
 
-class Algonauts2023(Reader):
+class Algonauts2023(SessionReader):
     """One subject of the Algonauts 2023 challenge, as published.
 
     Responses are betas on the fsaverage vertices that the challenge kept ("challenge space"),
@@ -68,7 +69,7 @@ class Algonauts2023(Reader):
         self.hemispheres = hemispheres
         self.split = split
 
-    def images(self) -> Images:
+    def images(self) -> NsdImages:
         """Return the images of the split, with ids such as "nsd-00013", in the order of the rows.
 
         Raises
@@ -76,11 +77,55 @@ class Algonauts2023(Reader):
         FileError
             If the folder is missing, a file has another kind of name, or a row is missing.
         """
-        folder = self._folder() / f"{self._split()}_split" / f"{self._split()}_images"
-        return _NsdImages(folder, "train" if self._split() == "training" else "test")
+        prefix = "train" if self._split() == "training" else "test"
+        return NsdImages(self._image_folder(), prefix)
 
-    def responses(self) -> ResponseSet:
-        """Return the responses of the split.
+    def files(self) -> list[SourceFile]:
+        """Return what is read: responses, masks, names of ROIs, noise ceilings, images."""
+        sides, masks = self._sides(), Path(self.path) / self._name() / "roi_masks"
+        found = [SourceFile(self._betas_path(side), f"responses, {side}") for side in sides]
+        found += [SourceFile(self._mesh_path(side), f"vertices, {side}") for side in sides]
+        for kind in ROI_FILES:
+            found += [
+                SourceFile(self._labels_path(kind, side), f"{kind}, {side}") for side in sides
+            ]
+            names = [masks / f"mapping_{kind}{ending}" for ending in (".npy", ".json", ".npz")]
+            known = next((path for path in names if path.exists()), names[0])
+            found.append(SourceFile(known, f"names of {kind}"))
+        ceilings = [
+            SourceFile(self._ceiling_path(side), f"noise ceiling, {side}", required=False)
+            for side in sides
+            if self._split() == "test"
+        ]
+        return [*found, *ceilings, SourceFile(self._image_folder(), "images")]
+
+    def sessions(self) -> list[Session]:
+        """Return one session: the responses are averages over scanning sessions."""
+        files = tuple(self._betas_path(side) for side in self._sides())
+        return [Session(f"{self._split()} split", len(self._betas(self._sides()[0])), files)]
+
+    def read(self, index: int) -> Iterator[NDArray[np.float32]]:
+        """Yield blocks of vertices, left before right where both are wanted in this order."""
+        for side in self._sides():
+            betas = self._betas(side)
+            width = max(1, _PIECE_BYTES // (4 * len(betas)))
+            for start in range(0, betas.shape[1], width):
+                yield np.ascontiguousarray(betas[:, start : start + width])
+
+    def stimuli(self) -> Mapping[str, Sequence[str | int]]:
+        """Return id and file of each image."""
+        images = NsdImages(self._image_folder(), "train" if self._split() == "training" else "test")
+        folder = self._image_folder().relative_to(self.path)
+        count = len(images)
+        return {
+            "image": images.ids,
+            "file": [(folder / f"{stem}.png").as_posix() for stem in images.stems],
+            "dataset": [""] * count,
+            "index": [-1] * count,
+        }
+
+    def labels(self) -> xr.Dataset:
+        """Return what is known of the images and vertices of the split.
 
         Returns
         -------
@@ -113,7 +158,6 @@ class Algonauts2023(Reader):
                     f"{self._mesh_path(side)} marks {len(vertex)} vertices, "
                     f"{self._betas_path(side)} has {count}."
                 )
-        values = np.concatenate(blocks, axis=1, dtype=np.float32) if len(blocks) > 1 else blocks[0]
         attrs: dict[str, Any] = {
             "space": "challenge",
             "units": "z",
@@ -122,8 +166,7 @@ class Algonauts2023(Reader):
             "licence": "NSD terms and conditions",
             **{f"vertices_{side}": len(mesh) for side, mesh in zip(sides, meshes, strict=True)},
         }
-        return response_set(
-            values,
+        return labels(
             presentation={"image": images.ids},
             voxel={
                 "subject": self._name(),
@@ -159,6 +202,16 @@ class Algonauts2023(Reader):
             found = sorted(place.name for place in root.glob("subj*")) or "no subject"
             raise FileError(f"{root} has no folder {self._name()}; it holds {found}.")
         return folder
+
+    def _image_folder(self) -> Path:
+        return self._folder() / f"{self._split()}_split" / f"{self._split()}_images"
+
+    def _ceiling_path(self, side: str) -> Path:
+        folder = self._folder() / f"{self._split()}_split" / "noise_ceiling"
+        return folder / f"{_SIDES[side]}_noise_ceiling.npy"
+
+    def _labels_path(self, kind: str, side: str) -> Path:
+        return self._folder() / f"roi_masks/{_SIDES[side]}.{kind}_challenge_space.npy"
 
     def _betas_path(self, side: str) -> Path:
         split = self._split()
@@ -197,7 +250,7 @@ class Algonauts2023(Reader):
             return None
         parts = []
         for side, count in counts.items():
-            path = folder / f"{_SIDES[side]}_noise_ceiling.npy"
+            path = self._ceiling_path(side)
             existing(path, f"noise ceilings of the {side} hemisphere")
             part = read_npy(path)
             if part.shape != (count,):
@@ -211,7 +264,7 @@ class Algonauts2023(Reader):
         masks: dict[str, NDArray[np.bool_]] = {}
         for kind in ROI_FILES:
             names = read_mapping(self._folder() / f"roi_masks/mapping_{kind}")
-            labels = np.concatenate(
+            label = np.concatenate(
                 [self._labels(kind, side, count, names) for side, count in counts.items()]
             )
             for number, name in names.items():
@@ -222,31 +275,44 @@ class Algonauts2023(Reader):
                         f"roi {name!r} of mapping_{kind} in {self._folder() / 'roi_masks'} is "
                         "named twice; ROI names must be unique."
                     )
-                masks[name] = labels == number
+                masks[name] = label == number
         return masks
 
     def _labels(
         self, kind: str, side: str, count: int, names: dict[int, str]
     ) -> NDArray[np.generic]:
-        path = self._folder() / f"roi_masks/{_SIDES[side]}.{kind}_challenge_space.npy"
+        path = self._labels_path(kind, side)
         existing(path, f"ROI mask of the {side} hemisphere")
-        labels = read_npy(path)
-        if labels.shape != (count,):
+        label = read_npy(path)
+        if label.shape != (count,):
             raise MismatchError(
-                f"{path} has shape {labels.shape}, {self._betas_path(side)} has {count} vertices; "
+                f"{path} has shape {label.shape}, {self._betas_path(side)} has {count} vertices; "
                 "a challenge-space mask has one label a vertex."
             )
-        unknown = sorted(set(np.unique(labels).tolist()) - {_UNLABELLED, *names})
+        unknown = sorted(set(np.unique(label).tolist()) - {_UNLABELLED, *names})
         if unknown:
             raise FileError(
                 f"{path} holds the label {unknown[0]}, which mapping_{kind} does not name; "
                 f"it names {sorted(names)}."
             )
-        return labels
+        return label
 
 
-class _NsdImages(Images):
-    """The images of a split under their NSD ids; the row number of each name is checked."""
+class NsdImages(Images):
+    """The images of a split under their NSD ids; the row number of each name is checked.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the images.
+    prefix : {"train", "test"}
+        What file names begin with.
+
+    Attributes
+    ----------
+    stems : tuple of str
+        File names without their ending.
+    """
 
     def __init__(self, folder: Path, prefix: str) -> None:
         self._files = ImageFolder(folder, "*.png")
@@ -266,7 +332,7 @@ class _NsdImages(Images):
         if len(set(ids)) < len(ids):
             twice = next(name for name in ids if ids.count(name) > 1)
             raise FileError(f"{folder}: {twice} stands in two files; unpack the split again.")
-        self.ids = tuple(ids)
+        self.ids, self.stems = tuple(ids), self._files.ids
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Decode image ``index``, (height, width, 3)."""

@@ -1,4 +1,4 @@
-"""Numeric arrays of users' files (npy, npz, HDF5, MATLAB 7.3) with their axes named."""
+"""Numeric arrays of users' files (npy, npz, HDF5, MATLAB) with their axes named."""
 
 from __future__ import annotations
 
@@ -7,35 +7,49 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroattn.errors import FileError, InputError
-from neuroattn.io import existing
+from neuroattn.io import check_own_values, existing
 from neuroattn.names import did_you_mean
 
 _ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError)
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".mat")
+_MATLAB_NUMBERS = (
+    *("double", "single", "logical", "int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "uint64"),
+)
 
 
 def read_array(
-    path: str | Path, dataset: str | None, axes: str, order: Sequence[str]
+    path: str | Path,
+    dataset: str | None,
+    axes: str,
+    order: Sequence[str],
+    shape: Sequence[int] | None = None,
 ) -> NDArray[np.generic]:
     """Read a numeric array and bring its axes into an order.
 
     Parameters
     ----------
     path : str or Path
-        ``.npy`` (memory-mapped), ``.npz``, or HDF5 (``.h5``, ``.hdf5``, ``.hdf``, ``.mat`` of
-        MATLAB 7.3).
+        ``.npy`` (memory-mapped), ``.npz``, HDF5 (``.h5``, ``.hdf5``, ``.hdf``) or MATLAB
+        (``.mat``, any version).
     dataset : str or None
-        Name of the array in a ``.npz`` or HDF5 file; may be None where there is only one.
+        Name of the array in a ``.npz``, HDF5 or MATLAB file; may be None where there is only one.
     axes : str
         Name of each axis as numpy or h5py shows it, such as ``"image voxel ."``; ``.`` is an
-        axis of length 1 to drop. MATLAB files come with their axes reversed.
+        axis of length 1 to drop. MATLAB files of version 7.3 (which are HDF5) come with their
+        axes reversed, older ones as MATLAB shows them.
     order : sequence of str
         Names of the axes to return, all of which ``axes`` must name.
+    shape : sequence of int, optional
+        Lengths of the axes that ``axes`` names, where the file has them flattened into one: the
+        last axis runs fastest. (10, 10, 80) with "column row image" is what MATLAB's
+        ``reshape(x, 10, 10)`` makes of each of 80 columns of 100 numbers.
 
     Raises
     ------
@@ -49,6 +63,8 @@ def read_array(
         array = read_npy(place)
     elif place.suffix == ".npz":
         array = _read_npz(place, dataset)
+    elif is_old_matlab(place):
+        array = _read_matlab(place, dataset)
     elif place.suffix in HDF5_SUFFIXES:
         array = _read_hdf5(place, dataset)
     else:
@@ -57,7 +73,22 @@ def read_array(
     where = f"{place}:{dataset}" if dataset else str(place)
     if array.dtype.kind not in "biuf":
         raise InputError(f"array {where} is {array.dtype}; needed are real numbers.")
+    if shape is not None:
+        if int(np.prod(shape)) != array.size:
+            raise InputError(
+                f"shape={list(shape)} has {int(np.prod(shape))} numbers, array {where} has shape "
+                f"{array.shape}: {array.size} numbers."
+            )
+        array = array.reshape(tuple(shape))
     return _arranged(array, axes, order, where)
+
+
+def is_old_matlab(path: str | Path) -> bool:
+    """Say whether a file is called ``.mat`` and is none of HDF5: MATLAB before 7.3."""
+    import h5py
+
+    place = Path(path)
+    return place.suffix == ".mat" and place.is_file() and not h5py.is_hdf5(place)
 
 
 def read_npy(path: str | Path) -> NDArray[np.generic]:
@@ -71,7 +102,7 @@ def read_npy(path: str | Path) -> NDArray[np.generic]:
     place = existing(path, "array file")
     try:
         array: NDArray[np.generic] = np.load(place, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
         raise FileError(
             f"array file {place} ({place.stat().st_size} bytes) is truncated or no plain .npy: "
             f"{error}. Copy it again and compare sizes."
@@ -106,6 +137,25 @@ def _read_npz(place: Path, dataset: str | None) -> NDArray[np.generic]:
         return archive[_chosen(dataset, list(archive), place)]
 
 
+def _read_matlab(place: Path, dataset: str | None) -> NDArray[np.generic]:
+    from scipy.io import loadmat, whosmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        # Only arrays of numbers are read: no structs, no cells, no objects.
+        found = [name for name, _, kind in whosmat(place) if kind in _MATLAB_NUMBERS]
+        name = _chosen(dataset, found, place)
+        array: NDArray[np.generic] = np.asarray(loadmat(place, variable_names=[name])[name])
+    except FileError:
+        raise
+    except (MatReadError, ValueError, TypeError, KeyError, OSError, *_ARCHIVE_ERRORS) as error:
+        raise FileError(
+            f"array file {place} ({place.stat().st_size} bytes) is truncated or no MATLAB file: "
+            f"{error}. Copy it again and compare sizes."
+        ) from error
+    return array
+
+
 def _read_hdf5(place: Path, dataset: str | None) -> NDArray[np.generic]:
     import h5py
 
@@ -120,13 +170,14 @@ def _read_hdf5(place: Path, dataset: str | None) -> NDArray[np.generic]:
 
             file.visititems(note)
             name = _chosen(dataset.strip("/") if dataset else dataset, found, place)
+            check_own_values(file[name], place)
             array: NDArray[np.generic] = np.asarray(file[name][()])
     except FileError:
         raise
     except OSError as error:
         raise FileError(
-            f"array file {place} ({place.stat().st_size} bytes) is truncated or no HDF5 "
-            f"(MATLAB files need version 7.3): {error}. Copy it again, or save it with -v7.3."
+            f"array file {place} ({place.stat().st_size} bytes) is truncated or no HDF5: {error}. "
+            "Copy it again and compare sizes."
         ) from error
     return array
 

@@ -8,21 +8,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroattn.data.array_images import merged, open_images
 from neuroattn.data.arrays import read_array
+from neuroattn.data.brain_images import (
+    BrainImage,
+    read_brain_rois,
+    read_surface_responses,
+    read_volume_responses,
+)
 from neuroattn.data.reader import Reader
 from neuroattn.data.schema import ResponseSet, response_set
 from neuroattn.data.sources import (
     ArraySource,
     ImageSource,
     ResponseSource,
+    RoiSource,
     VoxelSource,
     as_source,
 )
 from neuroattn.data.storage import open_responses
 from neuroattn.data.tables import numbers, read_rois, read_table
+from neuroattn.data.volumes import grid_of, is_volume
 from neuroattn.errors import InputError, MismatchError
-from neuroattn.images import ImageFolder, ImageHDF5, Images
-from neuroattn.io import existing
+from neuroattn.images import Images
 from neuroattn.names import check_name
 
 _PRESENTATION = ("image", "session", "run", "repetition")
@@ -40,14 +48,15 @@ class TableData(Reader):
     Parameters
     ----------
     images : ImageSource
-        Folder or HDF5 file of images.
+        Folder of images, or a file that holds them as an array.
     responses : ResponseSource
         Table, array or saved response set.
     presentations : str, optional
         Table with one line a presentation; columns ``image``, ``session``, ``run``,
         ``repetition``, any of them.
-    rois : str, optional
-        Table of ROIs: see :func:`neuroattn.data.tables.read_rois`.
+    rois : str or RoiSource, optional
+        Table of ROIs, see :func:`neuroattn.data.tables.read_rois`; or, where the responses are an
+        image of the brain, an atlas or a folder of masks.
     voxels : VoxelSource, optional
         Names and places of the voxels.
     bootstraps : ArraySource, optional
@@ -86,7 +95,7 @@ class TableData(Reader):
         images: ImageSource,
         responses: ResponseSource,
         presentations: str | None = None,
-        rois: str | None = None,
+        rois: str | RoiSource | None = None,
         voxels: VoxelSource | None = None,
         bootstraps: ArraySource | None = None,
         ceiling: ArraySource | None = None,
@@ -97,7 +106,7 @@ class TableData(Reader):
         self.image_source = as_source(ImageSource, "images", images)
         self.response_source = as_source(ResponseSource, "responses", responses)
         self.presentations = presentations
-        self.rois = rois
+        self.rois = rois if rois is None else as_source(RoiSource, "rois", rois)
         self.voxels = None if voxels is None else as_source(VoxelSource, "voxels", voxels)
         self.bootstraps, self.ceiling, self.ncsnr = (
             None if given is None else as_source(ArraySource, name, given)
@@ -118,10 +127,12 @@ class TableData(Reader):
         FileError
             If folder, file or dataset is missing.
         """
-        source = self.image_source
-        if source.dataset is None:
-            return ImageFolder(self._path(source.path), source.pattern, ids=source.ids)
-        return ImageHDF5(self._path(source.path), source.dataset, source.axes)
+        return self._shown()[0]
+
+    def _shown(self) -> tuple[Images, list[str]]:
+        """Return the images, and the id of the image at each place of the source."""
+        images = open_images(self._path(self.image_source.path), self.image_source)
+        return merged(images) if self.image_source.merge else (images, list(images.ids))
 
     def responses(self) -> ResponseSet:
         """Read and label the responses.
@@ -135,22 +146,25 @@ class TableData(Reader):
         InputError
             If axes do not fit, or the response set breaks a rule.
         """
-        path = self._path(self.response_source.path)
         images = self.images()
+        brain = self._brain()
+        path = self._path(self.response_source.path) if brain is None else brain.path
         if path.suffix in (".zarr", ".nc"):
             return self._saved(path, images)
-        columns, names, values = self._values(path)
+        columns, names, values = self._values(path) if brain is None else ({}, None, brain.values)
         presentation = self._presentation(columns, len(values), images, path)
         voxel = self._voxel(names, values.shape[1], path)
+        if brain is not None:
+            voxel |= self._placed(brain, voxel)
         try:
             return response_set(
                 values,
                 presentation=presentation,
                 voxel=voxel,
-                roi=self._roi(voxel.get("name"), values.shape[1]),
-                ncsnr=self._vector("ncsnr", self.ncsnr, values, path),
-                ceiling=self._ceiling(values, path),
-                attrs=self._attributes(voxel, path),
+                roi=self._roi(voxel.get("name"), values.shape[1], brain),
+                ncsnr=self._vector("ncsnr", self.ncsnr, values, path, brain),
+                ceiling=self._ceiling(values, path, brain),
+                attrs=self._attributes(voxel, path, brain),
             )
         except MismatchError:
             raise
@@ -159,6 +173,38 @@ class TableData(Reader):
 
     def _path(self, path: str) -> Path:
         return Path(self.folder) / path
+
+    def _brain(self) -> BrainImage | None:
+        """Return the responses if they are an image of the brain."""
+        source, voxels = self.response_source, self.voxels or VoxelSource()
+        sides = {"left": source.left, "right": source.right}
+        masks = {"both": voxels.mask, "left": voxels.mask_left, "right": voxels.mask_right}
+        places, kept = (
+            {side: self._path(path) for side, path in paths.items() if path is not None}
+            for paths in (sides, masks)
+        )
+        if not places and is_volume(source.path):
+            places = {"both": self._path(source.path)}
+        if not set(kept) <= set(places):
+            raise InputError(
+                f"voxels has a mask for {', '.join(kept)}, the responses are "
+                f"{', '.join(places) or 'no image of the brain'}: give mask where they are a "
+                "volume, mask_left and mask_right where they are on the surface."
+            )
+        if not places:
+            return None
+        if "both" in places:
+            return read_volume_responses(places["both"], kept.get("both"))
+        return read_surface_responses(places, kept)
+
+    def _placed(self, brain: BrainImage, voxel: dict[str, Any]) -> dict[str, Any]:
+        twice = sorted(set(brain.voxel) & set(voxel) - {"hemisphere"})
+        if twice or (self.voxels is not None and self.voxels.reference is not None):
+            raise InputError(
+                f"voxels gives {', '.join(twice) or 'a reference image'}, which {brain.path} says "
+                "itself. Leave it out."
+            )
+        return brain.voxel
 
     def _saved(self, path: Path, images: Images) -> ResponseSet:
         names = ("presentations", "rois", "voxels", "bootstraps", "ceiling", "ncsnr", "attrs")
@@ -209,13 +255,14 @@ class TableData(Reader):
         }
         if "image" in columns:
             return {**labels, "image": _match(columns["image"], images)}
-        if len(images) != rows:
+        shown = self._shown()[1] if self.image_source.merge else list(images.ids)
+        if len(shown) != rows:
             raise MismatchError(
-                f"{path} has {rows} rows, {self._path(self.image_source.path)} has {len(images)} "
+                f"{path} has {rows} rows, {self._path(self.image_source.path)} has {len(shown)} "
                 "images; without a column 'image' each row belongs to the image at the same "
                 "place. Give presentations: a table that names the image of each row."
             )
-        return {**labels, "image": list(images.ids)}
+        return {**labels, "image": shown}
 
     def _voxel(self, names: list[str] | None, count: int, path: Path) -> dict[str, Any]:
         source = self.voxels or VoxelSource()
@@ -238,7 +285,9 @@ class TableData(Reader):
                 )
         return voxel
 
-    def _roi(self, names: list[str] | None, count: int) -> dict[str, NDArray[np.bool_]]:
+    def _roi(
+        self, names: list[str] | None, count: int, brain: BrainImage | None
+    ) -> dict[str, NDArray[np.bool_]]:
         masks: dict[str, NDArray[np.bool_]] = {}
         if self.voxels is not None and self.voxels.as_rois:
             if names is None:
@@ -246,19 +295,41 @@ class TableData(Reader):
             labels = np.array(names)
             masks = {name: labels == name for name in dict.fromkeys(names)}
         if self.rois is not None:
-            path = self._path(self.rois)
-            for name, mask in read_rois(path, names, count).items():
+            for name, mask in self._given_rois(self.rois, names, count, brain).items():
                 if name in masks:
-                    raise InputError(f"roi {name!r} of {path} is also a voxel name as ROI.")
+                    raise InputError(f"roi {name!r} of {self.rois} is also a voxel name as ROI.")
                 masks[name] = mask
         return masks
 
+    def _given_rois(
+        self, source: RoiSource, names: list[str] | None, count: int, brain: BrainImage | None
+    ) -> dict[str, NDArray[np.bool_]]:
+        sides = {"both": source.path, "left": source.left, "right": source.right}
+        places = {side: self._path(path) for side, path in sides.items() if path is not None}
+        table = places.get("both")
+        if table is not None and table.suffix in (".csv", ".tsv"):
+            return read_rois(table, names, count)
+        if brain is None:
+            raise InputError(
+                f"rois={source} must be a table (.csv, .tsv): the responses are no image of the "
+                "brain, so masks and atlases have no place in them."
+            )
+        labels = None if source.labels is None else self._path(source.labels)
+        return read_brain_rois(places, labels, brain)
+
     def _vector(
-        self, what: str, source: ArraySource | None, values: NDArray[np.float32], path: Path
+        self,
+        what: str,
+        source: ArraySource | None,
+        values: NDArray[np.float32],
+        path: Path,
+        brain: BrainImage | None,
     ) -> NDArray[np.float64] | None:
         if source is None:
             return None
         place = self._path(source.path)
+        if brain is not None and is_volume(place):
+            return brain.at(place)
         vector = read_array(place, source.dataset, source.axes or "voxel", ("voxel",))
         if len(vector) != values.shape[1]:
             raise MismatchError(
@@ -266,9 +337,11 @@ class TableData(Reader):
             )
         return np.asarray(vector, dtype=np.float64)
 
-    def _ceiling(self, values: NDArray[np.float32], path: Path) -> NDArray[np.float64] | None:
+    def _ceiling(
+        self, values: NDArray[np.float32], path: Path, brain: BrainImage | None
+    ) -> NDArray[np.float64] | None:
         if self.bootstraps is None:
-            return self._vector("ceiling", self.ceiling, values, path)
+            return self._vector("ceiling", self.ceiling, values, path, brain)
         if self.ceiling is not None:
             raise InputError("ceiling and bootstraps are both given; a voxel has one ceiling.")
         from neuroattn.metrics import bootstrap_ceiling
@@ -284,11 +357,15 @@ class TableData(Reader):
             )
         return np.asarray(bootstrap_ceiling(values, samples), dtype=np.float64)
 
-    def _attributes(self, voxel: dict[str, Any], path: Path) -> dict[str, Any]:
+    def _attributes(
+        self, voxel: dict[str, Any], path: Path, brain: BrainImage | None
+    ) -> dict[str, Any]:
         located = "vertex" in voxel or "i" in voxel
         attrs: dict[str, Any] = {"space": "native" if located else "none", "source": path.name}
         if self.voxels is not None and self.voxels.reference is not None:
-            attrs |= _grid(self._path(self.voxels.reference))
+            attrs |= grid_of(self._path(self.voxels.reference)).attrs()
+        if brain is not None:
+            attrs |= brain.attrs
         return {**attrs, **(self.attrs or {})}
 
 
@@ -299,20 +376,3 @@ def _match(cells: list[str], images: Images) -> list[str]:
     found = [name if name in known else cell for name, cell in zip(named, cells, strict=True)]
     images.find(dict.fromkeys(found))
     return found
-
-
-def _grid(path: Path) -> dict[str, Any]:
-    import nibabel
-    from nibabel.spatialimages import SpatialImage
-
-    place = existing(path, "reference image")
-    try:
-        image = nibabel.load(place)
-    except nibabel.filebasedimages.ImageFileError as error:
-        raise InputError(f"voxels.reference={str(place)!r} is no NIfTI image: {error}.") from error
-    if not isinstance(image, SpatialImage):
-        raise InputError(f"voxels.reference={str(place)!r} is {type(image).__name__}, no volume.")
-    return {
-        "affine": [float(x) for x in np.asarray(image.affine).ravel()],
-        "shape": [int(n) for n in image.shape[:3]],
-    }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import xarray as xr
 
+from neuroattn.data.split import Split
 from neuroattn.images import Images
 
 
@@ -22,3 +24,7 @@ class Reader(ABC):
     @abstractmethod
     def images(self) -> Images:
         """Return the images that the responses name."""
+
+    def splits(self) -> Mapping[str, Split]:
+        """Return the splits that the data set's authors or its users agreed on, by name."""
+        return {}

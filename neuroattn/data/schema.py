@@ -92,6 +92,19 @@ def response_set(
     values = np.asarray(response, dtype=np.float32)
     if values.ndim != 2:
         raise InputError(f"response has shape {values.shape}; needed: (presentation, voxel).")
+    return validate(assembled(values, presentation, voxel, roi, ncsnr, ceiling, attrs))
+
+
+def assembled(
+    values: NDArray[np.float32],
+    presentation: Mapping[str, ArrayLike],
+    voxel: Mapping[str, ArrayLike],
+    roi: Mapping[str, ArrayLike] | None,
+    ncsnr: ArrayLike | None,
+    ceiling: ArrayLike | None,
+    attrs: Mapping[str, Any] | None,
+) -> xr.Dataset:
+    """Put the parts of a response set together, unchecked; see :func:`response_set`."""
     count, voxels = values.shape
     for key in presentation:
         check_name("presentation key", key, _PRESENTATION)
@@ -119,7 +132,7 @@ def response_set(
             numbers = np.asarray(level, dtype=np.float64)
             data[key] = ("voxel", _column(key, numbers, voxels, "voxels"))
     plain = {key: _plain(value) for key, value in {**_ATTRS, **(attrs or {})}.items()}
-    return validate(xr.Dataset(data, coords=coords, attrs=plain))
+    return xr.Dataset(data, coords=coords, attrs=plain)
 
 
 def count_repetitions(image: ArrayLike) -> NDArray[np.int64]:

@@ -19,15 +19,25 @@ class ImageSource:
     Parameters
     ----------
     path : str
-        A folder, or an HDF5 file if ``dataset`` is given.
+        A folder; or a file with an array of all images: HDF5 (MATLAB 7.3 included), which is read
+        image by image if ``dataset`` is given and nothing has to be reshaped or scaled; ``.npy``,
+        ``.npz`` or ``.mat``.
     pattern : str
         Glob below the folder.
     ids : str
         What a folder's image ids are: "stem", "name" or "path" of the file.
     dataset : str, optional
-        Dataset of the HDF5 file, uint8.
+        Name of the array in the file.
     axes : str
-        Its axes as h5py shows them, see :class:`neuroattn.images.ImageHDF5`.
+        Its axes as numpy or h5py shows them, see :class:`neuroattn.images.ImageHDF5`.
+    shape : sequence of int, optional
+        Lengths of these axes, where the file holds each image as a row of numbers, see
+        :func:`neuroattn.data.arrays.read_array`.
+    scale : float
+        What the numbers are multiplied by to lie in 0..255: 255 for images from 0 to 1.
+    merge : bool
+        Images with the same pixels are one image, shown again: an array with one image a
+        presentation. The image keeps the id of its first place.
     """
 
     path: str
@@ -35,6 +45,9 @@ class ImageSource:
     ids: str = "stem"
     dataset: str | None = None
     axes: str = "image row column channel"
+    shape: Sequence[int] | None = None
+    scale: float = 1.0
+    merge: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class ArraySource:
     Parameters
     ----------
     path : str
-        ``.npy``, ``.npz``, or HDF5 (``.mat`` of MATLAB 7.3 included).
+        ``.npy``, ``.npz``, HDF5 or ``.mat``.
     dataset : str, optional
         Name of the array in the file; not needed where there is only one.
     axes : str, optional
@@ -65,19 +78,51 @@ class ResponseSource:
     ----------
     path : str
         ``.csv`` or ``.tsv`` (one line a presentation; columns ``image``, ``session``, ``run``,
-        ``repetition`` say which, every other column is a voxel or ROI), ``.npy``, ``.npz``, HDF5
-        (``.mat`` of MATLAB 7.3 included), or ``.zarr`` / ``.nc`` written by
-        :func:`neuroattn.data.save`.
+        ``repetition`` say which, every other column is a voxel or ROI), ``.npy``, ``.npz``, HDF5,
+        ``.mat``, ``.zarr`` / ``.nc`` written by :func:`neuroattn.data.save`, or a volume
+        (``.nii``, ``.nii.gz``, ``.mgh``, ``.mgz``) whose fourth axis is the presentation.
     dataset : str, optional
-        Name of the array in a ``.npz`` or HDF5 file.
+        Name of the array in a ``.npz``, HDF5 or MATLAB file.
     axes : str
         Name of each axis of an array: ``image`` (or ``presentation``), ``voxel``, ``.`` for an
         axis of length 1 to drop.
+    left, right : str, optional
+        Instead of ``path``: responses on the surface, ``.gii`` (one array a presentation) or
+        ``.mgh`` (vertices, 1, 1, presentations), one or both sides.
     """
 
-    path: str
+    path: str = ""
     dataset: str | None = None
     axes: str = "image voxel"
+    left: str | None = None
+    right: str | None = None
+
+    def __post_init__(self) -> None:
+        sides = self.left is not None or self.right is not None
+        if bool(self.path) == sides:
+            raise InputError(f"responses={self}: give path, or left and right (one or both).")
+
+
+@dataclass(frozen=True)
+class RoiSource:
+    """Where ROIs are that are images of the brain, on the grid or mesh of the responses.
+
+    Parameters
+    ----------
+    path : str, optional
+        A folder of masks (each called by its file's name), or an atlas: a volume in which each
+        number other than 0 and -1 is a ROI.
+    left, right : str, optional
+        Instead of ``path``, for responses on the surface: folder or atlas of each side.
+    labels : str, optional
+        Table with the columns ``index`` and ``name``: the names of the atlas's numbers. GIFTI
+        label files have their own.
+    """
+
+    path: str | None = None
+    left: str | None = None
+    right: str | None = None
+    labels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +142,11 @@ class VoxelSource:
         For voxels of which no table says it.
     reference : str, optional
         NIfTI image whose affine and shape ``i, j, k`` refer to.
+    mask : str, optional
+        For responses that are a volume: a volume on the same grid; voxels that are not 0 in it
+        are kept, in Fortran order. Without it all are.
+    mask_left, mask_right : str, optional
+        For responses on the surface: a file of one value a vertex of each side.
     """
 
     path: str | None = None
@@ -105,6 +155,9 @@ class VoxelSource:
     subject: str = "subject-1"
     hemisphere: str = "both"
     reference: str | None = None
+    mask: str | None = None
+    mask_left: str | None = None
+    mask_right: str | None = None
 
 
 def as_source(kind: type[Source], argument: str, given: Any) -> Source:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -66,6 +66,26 @@ class Split:
     @classmethod
     def from_lists(cls, **parts: Sequence[str]) -> Split:
         """Make a split from explicit lists: ``Split.from_lists(train=[...], test=[...])``."""
+        return cls({part: tuple(ids) for part, ids in parts.items()})
+
+    @classmethod
+    def joined(cls, splits: Sequence[Split]) -> Split:
+        """Return one split of the images of several data sets.
+
+        Parameters
+        ----------
+        splits : sequence of Split
+            At least one. An image of several of them counts once.
+
+        Raises
+        ------
+        InputError
+            If an image is in different parts.
+        """
+        parts: dict[str, dict[str, None]] = {}
+        for split in splits:
+            for part, ids in split.parts.items():
+                parts.setdefault(part, {}).update(dict.fromkeys(ids))
         return cls({part: tuple(ids) for part, ids in parts.items()})
 
     def select(self, dataset: xr.Dataset, part: str) -> xr.Dataset:
@@ -177,6 +197,31 @@ def split_by_image(
             for part, count, end in zip(fractions, counts, ends, strict=True)
         }
     )
+
+
+def groups_by_mark(images: Iterable[str], mark: str) -> dict[str, str]:
+    """Return the group of each image: what stands in its id before the last ``mark``.
+
+    Parameters
+    ----------
+    images : iterable of str
+        Image ids, such as "friends-s01e02a-00123".
+    mark : str
+        Such as "-", for the group "friends-s01e02a".
+
+    Raises
+    ------
+    InputError
+        If ``mark`` is empty, or an id is without it.
+    """
+    ids = [str(image) for image in images]
+    without = [image for image in ids if not mark or mark not in image]
+    if without:
+        raise InputError(
+            f"group_by={mark!r} is not in the image id {without[0]!r} ({len(without)} such ids); "
+            "give a mark that all ids have."
+        )
+    return {image: image.rpartition(mark)[0] for image in ids}
 
 
 def folds_by_image(

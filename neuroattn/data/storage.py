@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from neuroattn.data.chunk_files import lazy_response
 from neuroattn.data.rules import as_text, validate
 from neuroattn.data.schema import ResponseSet
 from neuroattn.errors import FileError, InputError
@@ -18,7 +19,12 @@ from neuroattn.io import atomic_path, existing, write_netcdf
 #: What both formats keep as one JSON text: netCDF has no nested lists, dicts or None.
 _ATTRS = "neuroattn_attributes"
 _CONTENT = "neuroattn_content"
-_CHUNK = {"presentation": 512, "voxel": 4096}
+#: Chunks are few and large: :mod:`neuroattn.data.chunk_files` reads parts of them, see
+#: docs/chunking.md for the measurements.
+_CHUNK_VOXELS = 8192
+_CHUNK_ROWS = 512
+_MOST_ROWS = 1024
+_RESPONSE = "response"
 
 
 def save(dataset: ResponseSet, path: str | Path) -> None:
@@ -40,13 +46,13 @@ def save(dataset: ResponseSet, path: str | Path) -> None:
     """
     kind = _kind(path)
     validate(dataset)
-    plain = _storable(dataset)
     if kind == "zarr":
         with atomic_path(path) as beside:
-            _write_zarr(plain, beside)
+            _write_zarr(dataset, beside)
     else:
+        plain = _storable(dataset)
         # The checksum turns a flipped bit into an error instead of a number.
-        options = {"fletcher32": True, "chunksizes": _chunks(plain)}
+        options = {"fletcher32": True, "chunksizes": chunk_shape(plain["response"].shape)}
         write_netcdf(path, plain, encoding={"response": options})
 
 
@@ -87,12 +93,12 @@ def _kind(path: str | Path) -> str:
     return kinds[suffix]
 
 
-def _storable(dataset: ResponseSet) -> xr.Dataset:
+def _storable(dataset: xr.Dataset, order: Sequence[str] | None = None) -> xr.Dataset:
     """Return the data set with portable text and its attributes in one JSON text."""
     attributes = {
         "dataset": dataset.attrs,
         "variables": {str(name): dict(dataset[name].attrs) for name in dataset.variables},
-        "order": [str(name) for name in dataset.data_vars],
+        "order": [str(name) for name in dataset.data_vars] if order is None else list(order),
     }
     plain = dataset.drop_encoding().drop_attrs()
     # Fixed-width text has no specification in zarr 3; variable-length text does.
@@ -131,12 +137,131 @@ def _restored(dataset: xr.Dataset) -> xr.Dataset:
     return restored[names]
 
 
-def _write_zarr(plain: xr.Dataset, path: Path) -> None:
+def chunk_shape(shape: tuple[int, ...], lengths: Sequence[int] = ()) -> tuple[int, int]:
+    """Return the chunks of an array (presentation, voxel).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Presentations and voxels.
+    lengths : sequence of int
+        Presentations of each session, if they are written one by one: a chunk then holds one
+        session where all are equally long, so that two sessions never share a chunk.
+
+    Returns
+    -------
+    tuple of int
+        Rows and columns; columns are divided evenly, so that the last chunk is hardly padded.
+    """
+    rows, voxels = shape
+    columns = -(-voxels // -(-voxels // _CHUNK_VOXELS))
+    if len(set(lengths)) == 1 and lengths[0] <= _MOST_ROWS:
+        return lengths[0], columns
+    return -(-rows // -(-rows // _CHUNK_ROWS)), columns
+
+
+def create_response(path: Path, shape: tuple[int, int], chunks: tuple[int, int]) -> None:
+    """Make a zarr group with an array ``response`` (presentation, voxel) that is yet unwritten.
+
+    Parameters
+    ----------
+    path : Path
+        A directory that is not there yet.
+    shape, chunks : tuple of int
+        Of the array.
+    """
+    import zarr
+    from zarr.codecs import Crc32cCodec
+
+    group = zarr.open_group(path, mode="w-", zarr_format=3)
+    group.create_array(
+        _RESPONSE,
+        shape=shape,
+        chunks=chunks,
+        dtype="float32",
+        # Numbers of a brain hardly shrink; uncompressed, parts of a chunk can be read. The
+        # checksum turns a flipped bit into an error instead of a number.
+        compressors=[Crc32cCodec()],
+        fill_value=float("nan"),
+        dimension_names=("presentation", "voxel"),
+    )
+
+
+def open_response(path: Path) -> Any:
+    """Open the array ``response`` of a group for writing."""
     import zarr
 
-    encoding = {"response": {"chunks": _chunks(plain)}}
-    plain.to_zarr(path, zarr_format=3, consolidated=False, encoding=encoding)
+    array: Any = zarr.open_group(path, mode="r+")[_RESPONSE]
+    # An empty chunk is written like any other, so that a missing file is always a loss.
+    return array.with_config({"write_empty_chunks": True})
+
+
+def finish_zarr(path: Path, labels: xr.Dataset, order: Sequence[str] | None = None) -> None:
+    """Write all but the responses into a group whose responses are written, and seal it.
+
+    Parameters
+    ----------
+    path : Path
+        Made by :func:`create_response`.
+    labels : xarray.Dataset
+        A response set without ``response``.
+    order : sequence of str, optional
+        Of the variables when it is opened; by default ``response`` comes first.
+    """
+    import zarr
+
+    plain = _storable(labels, order or ["response", *map(str, labels.data_vars)])
+    plain.to_zarr(path, mode="a", zarr_format=3, consolidated=False)
     zarr.open_group(path, mode="r+").attrs[_CONTENT] = _content(path)
+
+
+def check_zarr(path: Path, labels: xr.Dataset) -> Iterator[int]:
+    """Read every number of a saved response set, yielding how many were read.
+
+    Parameters
+    ----------
+    path : Path
+        Written by :func:`save` or a conversion.
+    labels : xarray.Dataset
+        What its labels should be.
+
+    Raises
+    ------
+    FileError
+        If a file is missing, a checksum is wrong or labels differ.
+    """
+    import zarr
+
+    found = open_responses(path).drop_vars("response")
+    # A ceiling that was estimated from the responses is no label of the source.
+    estimated = [name for name in ("ncsnr",) if name not in labels]
+    if not found.drop_vars(estimated, errors="ignore").identical(labels):
+        raise FileError(f"response set {path} has other labels than its source. Convert again.")
+    array: Any = zarr.open_group(path, mode="r")[_RESPONSE]
+    rows, columns = array.chunks
+    for top in range(0, array.shape[0], rows):
+        for left in range(0, array.shape[1], columns):
+            try:
+                read = array[top : top + rows, left : left + columns]
+            except (OSError, ValueError) as error:
+                raise FileError(
+                    f"response set {path} is damaged at presentation {top}, voxel {left}: "
+                    f"{error}. Remove it and convert again."
+                ) from error
+            yield read.size
+
+
+def _write_zarr(dataset: ResponseSet, path: Path) -> None:
+    shape = dataset.sizes["presentation"], dataset.sizes["voxel"]
+    chunks = chunk_shape(shape)
+    create_response(path, shape, chunks)
+    array, response = open_response(path), dataset["response"]
+    # In whole rows of chunks: a lazily opened set is never held whole.
+    for top in range(0, shape[0], chunks[0]):
+        for left in range(0, shape[1], chunks[1]):
+            here = slice(top, top + chunks[0]), slice(left, left + chunks[1])
+            array[here] = response[here].values
+    finish_zarr(path, dataset.drop_vars("response"), list(map(str, dataset.data_vars)))
 
 
 def _open_netcdf(path: Path) -> xr.Dataset:
@@ -154,7 +279,10 @@ def _open_zarr(path: Path) -> xr.Dataset:
             f"response set {path} is not whole: it holds {files} files of {total} bytes beside "
             f"zarr.json, written were {written}. Copy it again."
         )
-    return xr.open_dataset(path, engine="zarr", chunks=None, consolidated=False)
+    labels = xr.open_dataset(
+        path, engine="zarr", chunks=None, consolidated=False, drop_variables=[_RESPONSE]
+    )
+    return labels.assign({_RESPONSE: lazy_response(path / _RESPONSE)})
 
 
 def _content(path: Path) -> list[int]:
@@ -165,8 +293,3 @@ def _content(path: Path) -> list[int]:
         if file.is_file() and file != path / "zarr.json"
     ]
     return [len(sizes), sum(sizes)]
-
-
-def _chunks(plain: xr.Dataset) -> tuple[int, ...]:
-    response = plain["response"]
-    return tuple(min(_CHUNK[str(dim)], size) for dim, size in response.sizes.items())

@@ -96,7 +96,7 @@ def zscore_within_session(dataset: ResponseSet) -> ResponseSet:
     for block, values in voxel_blocks(dataset):
         missing[block] = np.isnan(values).any(axis=0)
         for here in rows:
-            scaled[here, block], flat = _zscore(values[here])
+            scaled[here, block], flat = zscore_block(values[here])
             constant[block] |= flat
     counts = {
         "zscored": "session",
@@ -108,7 +108,8 @@ def zscore_within_session(dataset: ResponseSet) -> ResponseSet:
     return result.drop_vars("ceiling", errors="ignore") if len(rows) > 1 else result
 
 
-def _zscore(values: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def zscore_block(values: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the z-scores (presentation, voxel) of one session, and which voxels are constant."""
     exact = values.astype(np.float64)
     with warnings.catch_warnings():
         # Columns of NaN alone, or of one number, are what the NaN below is for.

@@ -21,9 +21,12 @@ from neuroattn.errors import InputError
 from neuroattn.features.base import FeatureBasis
 from neuroattn.features.store import FeatureStore
 from neuroattn.metrics import Score
+from neuroattn.names import check_name
 from neuroattn.training.datamodule import SplitPlan
 
 Report = Callable[[str], None]
+
+_GROUPS = ("run", "session")
 
 
 class Comparison:
@@ -42,9 +45,11 @@ class Comparison:
         Name in the tables to unfitted encoder.
     split : SplitPlan, optional
         Fractions of one split by image; used when ``folds`` is 0.
-    folds : int
+    folds : int or {"run", "session"}
         Folds of a cross-validation by image; each image is predicted by the encoder that did not
-        see it, and after the scores every encoder is fitted once more on all images.
+        see it, and after the scores every encoder is fitted once more on all images. "run": one
+        fold a run (leave one run out), for images that were shown in one run each, such as the
+        trials of a BIDS data set; "session" likewise.
     seed : int
         Seed of the folds.
     threshold : float
@@ -59,7 +64,7 @@ class Comparison:
     Raises
     ------
     InputError
-        If there is no encoder, or ``folds`` is 1 or negative.
+        If there is no encoder, or ``folds`` is 1, negative, or another word.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class Comparison:
         basis: FeatureBasis,
         encoders: dict[str, Encoder],
         split: SplitPlan | None = None,
-        folds: int = 0,
+        folds: int | str = 0,
         seed: int = 0,
         threshold: float = 0.1,
         zscore: bool = True,
@@ -89,8 +94,12 @@ class Comparison:
                     "some subjects and is written for others, which one split by image cannot "
                     "say. Use `neuroattn fit` with its recipe, or scaling_curve in Python."
                 )
-        if folds == 1 or folds < 0:
-            raise InputError(f"folds={folds} must be 0 (one split) or at least 2.")
+        if isinstance(folds, str):
+            check_name("folds", folds, _GROUPS)
+        elif folds == 1 or folds < 0:
+            raise InputError(
+                f"folds={folds} must be 0 (one split), at least 2, or any of {', '.join(_GROUPS)}."
+            )
         self.source, self.basis, self.encoders = source, basis, dict(encoders)
         self.plan, self.folds, self.seed = split or SplitPlan(), folds, seed
         self.threshold, self.zscore = threshold, zscore
@@ -99,7 +108,10 @@ class Comparison:
     @cached_property
     def responses(self) -> xr.Dataset:
         """The prepared responses of all images."""
-        return prepare(self.source.responses(), self.zscore)
+        presented = self.source.responses()
+        # Averages have no runs any more.
+        self._groups = _groups(presented, self.folds) if isinstance(self.folds, str) else {}
+        return prepare(presented, self.zscore)
 
     @cached_property
     def features(self) -> xr.Dataset:
@@ -110,9 +122,13 @@ class Comparison:
     @cached_property
     def splits(self) -> list[Split]:
         """The split, or one a fold."""
+        responses = self.responses
+        if isinstance(self.folds, str):
+            count = len(set(self._groups.values()))
+            return folds_by_image(responses, count, self.seed, self._groups)
         if self.folds:
-            return folds_by_image(self.responses, self.folds, self.seed)
-        return [self.plan.split(self.responses)]
+            return folds_by_image(responses, self.folds, self.seed)
+        return [self.plan.split(self.responses, [self.source])]
 
     @property
     def scored_images(self) -> tuple[str, ...]:
@@ -150,7 +166,7 @@ class Comparison:
         return scores, fitted
 
     def _folds_in_words(self) -> str:
-        return f" in each of {self.folds} folds" if self.folds else ""
+        return f" in each of {len(self.splits)} folds" if self.folds else ""
 
     def _scored(self) -> xr.Dataset:
         kept = np.isin(self.responses["image"].values.astype(str), self.scored_images)
@@ -172,3 +188,23 @@ class Comparison:
             parts.append(fold.predict(self.features, split["test"]))
         joined = xr.concat(parts, dim="image").sel(image=list(self.scored_images))
         return joined, fold
+
+
+def _groups(presented: xr.Dataset, level: str) -> dict[str, str]:
+    """Return the run (within its session) or the session of each image."""
+    image = presented["image"].values.astype(str)
+    label = presented["session"].values.astype(str)
+    if level == "run":
+        runs = presented["run"].values.astype(str)
+        label = np.char.add(np.char.add(label, "/"), runs)
+    groups: dict[str, str] = {}
+    for name, group in zip(image.tolist(), label.tolist(), strict=True):
+        if groups.setdefault(name, group) != group or group.endswith("-1"):
+            raise InputError(
+                f"folds={level!r}: image {name!r} was shown in more than one {level}, or its "
+                f"{level} is unknown, so that no {level} can be left out with all of its images. "
+                "Give a number of folds, or responses in which every trial is its own image."
+            )
+    if len(set(groups.values())) < 2:
+        raise InputError(f"folds={level!r}: the responses are of one {level}; needed are two.")
+    return groups

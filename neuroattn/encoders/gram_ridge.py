@@ -16,16 +16,17 @@ The double sum seems to need a matrix product for each :math:`\alpha`. Partial f
 so that one product per fold serves every penalty. Pairs of eigenvalues that are closer than
 :math:`\epsilon^{1/3}` (relatively) would lose digits in the difference; for them
 :math:`d_i d_j` is replaced by :math:`(d_i^2 + d_j^2) / 2`, wrong by a relative
-:math:`\epsilon^{2/3} / 2`. Everything is computed in float64, in blocks of voxels.
+:math:`\epsilon^{2/3} / 2`. Everything is computed in float64, in blocks of voxels, by other
+processes where :func:`neuroattn.tasks.use_workers` says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
+from neuroattn.encoders.voxel_blocks import fitted_blocks
 from neuroattn.errors import InputError, MismatchError
 
 __all__ = ["check_alphas", "ridge_cv", "ridge_fit"]
@@ -98,13 +99,9 @@ def ridge_cv(
     X = _centred(X)[order]
     gram = X.T @ X
     parts = [_prepare(rows, len(X), gram, alphas) for rows in torch.split(X, sizes)]
-    scores = torch.zeros(len(alphas), Y.shape[1], dtype=torch.float64)
-    for block in _blocks(Y.shape[1], voxel_block):
-        responses = torch.split(_centred(Y[:, block])[order], sizes)
-        moments = [part.rows.T @ y for part, y in zip(parts, responses, strict=True)]
-        total = torch.stack(moments).sum(0)
-        for part, y, moment in zip(parts, responses, moments, strict=True):
-            scores[:, block] -= _validation_error(part, y, moment, total) / len(parts)
+    scores = torch.empty(len(alphas), Y.shape[1], dtype=torch.float64)
+    for block, (found,) in fitted_blocks(_block_scores, (parts, order, sizes), [Y], voxel_block):
+        scores[:, block] = found
     best = (scores + _TIE_SLOPE * alphas.log()[:, None]).argmax(0)
     return alphas[best], scores
 
@@ -147,12 +144,9 @@ def ridge_fit(
     eigenvalues, basis = _eigenbasis(centred.T @ centred)
     weights = torch.empty(X.shape[1], Y.shape[1], dtype=X.dtype)
     intercept = torch.empty(Y.shape[1], dtype=X.dtype)
-    for block in _blocks(Y.shape[1], voxel_block):
-        y = Y[:, block].to(torch.float64)
-        shrunk = (basis.T @ (centred.T @ y)) / (eigenvalues[:, None] + alpha[block])
-        solution = basis @ shrunk
-        weights[:, block] = solution.to(X.dtype)
-        intercept[block] = (y.mean(0) - mean @ solution).to(X.dtype)
+    shared = (mean, centred, eigenvalues, basis, X.dtype)
+    for block, found in fitted_blocks(_block_weights, shared, [Y, alpha], voxel_block):
+        weights[:, block], intercept[block] = found
     return weights, intercept
 
 
@@ -194,6 +188,35 @@ def _prepare(
     )
 
 
+def _block_scores(
+    parts: list[_Fold], order: torch.Tensor, sizes: list[int], Y: torch.Tensor
+) -> tuple[torch.Tensor]:
+    """Return the scores (alpha, voxel) of some voxels."""
+    responses = torch.split(_centred(Y)[order], sizes)
+    moments = [part.rows.T @ y for part, y in zip(parts, responses, strict=True)]
+    total = torch.stack(moments).sum(0)
+    scores = torch.zeros(len(parts[0].shrinkage), Y.shape[1], dtype=torch.float64)
+    for part, y, moment in zip(parts, responses, moments, strict=True):
+        scores -= _validation_error(part, y, moment, total) / len(parts)
+    return (scores,)
+
+
+def _block_weights(
+    mean: torch.Tensor,
+    centred: torch.Tensor,
+    eigenvalues: torch.Tensor,
+    basis: torch.Tensor,
+    dtype: torch.dtype,
+    Y: torch.Tensor,
+    alpha: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weights and intercepts of some voxels."""
+    y = Y.to(torch.float64)
+    shrunk = (basis.T @ (centred.T @ y)) / (eigenvalues[:, None] + alpha)
+    solution = basis @ shrunk
+    return solution.to(dtype), (y.mean(0) - mean @ solution).to(dtype)
+
+
 def _validation_error(
     fold: _Fold, y: torch.Tensor, moment: torch.Tensor, total: torch.Tensor
 ) -> torch.Tensor:
@@ -225,12 +248,6 @@ def _eigenbasis(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _centred(values: torch.Tensor) -> torch.Tensor:
     values = values.to(torch.float64)
     return values - values.mean(0)
-
-
-def _blocks(voxels: int, size: int) -> Iterator[slice]:
-    if size < 1:
-        raise InputError(f"voxel_block={size} must be at least 1.")
-    return (slice(start, min(start + size, voxels)) for start in range(0, voxels, size))
 
 
 def _check(X: torch.Tensor, Y: torch.Tensor) -> None:

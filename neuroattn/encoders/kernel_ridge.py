@@ -8,10 +8,14 @@ from contextlib import contextmanager
 import torch
 
 from neuroattn.encoders.gram_ridge import check_alphas
+from neuroattn.encoders.voxel_blocks import fitted_blocks
+from neuroattn.tasks import workers_in_use
 
 __all__ = ["kernel_ridge_cv"]
 
 _COLUMN_BLOCK = 4096
+# himalaya decomposes the kernel of each fold anew for what one process is sent.
+_BATCHES_ELSEWHERE = 8
 
 
 def kernel_ridge_cv(
@@ -57,21 +61,48 @@ def kernel_ridge_cv(
     Saunders, Gammerman, Vovk (1998), Ridge regression learning algorithm in dual variables,
     ICML, eq. 8.
     """
-    from himalaya.kernel_ridge import KernelRidgeCV
-    from sklearn.model_selection import PredefinedSplit
-
     alphas = check_alphas(alphas)
     mean = X.mean(0, dtype=torch.float64)
     kernel = torch.zeros(len(X), len(X), dtype=torch.float64)
     # himalaya centres the kernel; centred columns keep the digits of features far from zero.
     for _, centred in _centred_blocks(X, mean):
         kernel += centred @ centred.T
+    # However many batches himalaya is asked for at once, it computes each by itself.
+    here = workers_in_use().here
+    size = max(1, Y.shape[1]) if here else _BATCHES_ELSEWHERE * voxel_block
+    shared = (kernel, alphas, torch.as_tensor(folds), voxel_block, alpha_block)
+    best, scores = (torch.empty(Y.shape[1], dtype=torch.float64) for _ in range(2))
+    dual = torch.empty(len(X), Y.shape[1], dtype=torch.float64)
+    for block, found in fitted_blocks(_dual, shared, [Y], size):
+        best[block], scores[block], dual[:, block] = found
+    weights = torch.empty(X.shape[1], Y.shape[1], dtype=X.dtype)
+    shift = torch.zeros(Y.shape[1], dtype=torch.float64)
+    for block, centred in _centred_blocks(X, mean):
+        solution = centred.T @ dual
+        weights[block] = solution.to(X.dtype)
+        shift += mean[block] @ solution
+    intercept = Y.to(torch.float64).mean(0) - shift
+    return best, scores, weights, intercept.to(X.dtype)
+
+
+def _dual(
+    kernel: torch.Tensor,
+    alphas: torch.Tensor,
+    folds: torch.Tensor,
+    voxel_block: int,
+    alpha_block: int,
+    Y: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return chosen penalties (voxel), their scores (voxel), weights (presentation, voxel)."""
+    from himalaya.kernel_ridge import KernelRidgeCV
+    from sklearn.model_selection import PredefinedSplit
+
     batches = {"n_targets_batch": voxel_block, "n_targets_batch_refit": voxel_block}
     model = KernelRidgeCV(
         alphas=alphas,
         kernel="precomputed",
         fit_intercept=True,
-        cv=PredefinedSplit(torch.as_tensor(folds).numpy()),
+        cv=PredefinedSplit(folds.numpy()),
         solver_params={**batches, "n_alphas_batch": alpha_block},
         warn=False,
     )
@@ -79,14 +110,7 @@ def kernel_ridge_cv(
         model.fit(kernel, Y.to(torch.float64))
     # himalaya returns exp(log(alpha)): give back the members of the list.
     best = alphas[(alphas.log()[:, None] - model.best_alphas_.log()).abs().argmin(0)]
-    weights = torch.empty(X.shape[1], Y.shape[1], dtype=X.dtype)
-    shift = torch.zeros(Y.shape[1], dtype=torch.float64)
-    for block, centred in _centred_blocks(X, mean):
-        solution = centred.T @ model.dual_coef_
-        weights[block] = solution.to(X.dtype)
-        shift += mean[block] @ solution
-    intercept = Y.to(torch.float64).mean(0) - shift
-    return best, model.cv_scores_, weights, intercept.to(X.dtype)
+    return best, model.cv_scores_, model.dual_coef_
 
 
 def _centred_blocks(X: torch.Tensor, mean: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:

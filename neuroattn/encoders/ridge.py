@@ -49,18 +49,22 @@ class RidgeFit(NamedTuple):
     intercept: torch.Tensor
 
 
-def deal_folds(images: Iterable[str], folds: int, seed: int) -> torch.Tensor:
+def deal_folds(
+    images: Iterable[str], folds: int, seed: int, group_by: str | None = None
+) -> torch.Tensor:
     """Return the fold (image) of each of some different images.
 
     Raises
     ------
     InputError
-        If ``folds`` is not 2 to the number of images.
+        If ``folds`` is not 2 to the number of images (or groups), or an id is without the mark
+        ``group_by``.
     """
-    from neuroattn.data.split import folds_by_image
+    from neuroattn.data.split import folds_by_image, groups_by_mark
 
     ids = [str(image) for image in images]
-    dealt = folds_by_image(xr.Dataset(coords={"image": ids}), folds, seed)
+    groups = None if group_by is None else groups_by_mark(ids, group_by)
+    dealt = folds_by_image(xr.Dataset(coords={"image": ids}), folds, seed, groups)
     fold_of = {image: fold for fold, split in enumerate(dealt) for image in split["test"]}
     return torch.tensor([fold_of[image] for image in ids])
 
@@ -131,6 +135,10 @@ class RidgeEncoder(Encoder):
         Divide each column by its own standard deviation. If false, all columns are divided by one
         number, the root of their mean variance: columns that vary more are shrunk less, and the
         default penalties mean the same.
+    group_by : str, optional
+        A mark in the image ids: what stands before its last occurrence is a group that stands in
+        one fold. With "-" the samples of one film, "friends-s01e02a-00123", are held out together;
+        penalties chosen on neighbours in time would be too weak.
 
     Attributes
     ----------
@@ -173,6 +181,7 @@ class RidgeEncoder(Encoder):
         solver: str = "auto",
         seed: int = 0,
         standardise: bool = True,
+        group_by: str | None = None,
     ) -> None:
         self.view = view
         self.components = components
@@ -181,6 +190,7 @@ class RidgeEncoder(Encoder):
         self.solver = solver
         self.seed = seed
         self.standardise = standardise
+        self.group_by = group_by
 
     def _fit(
         self, features: xr.Dataset, responses: xr.Dataset, validation: xr.Dataset | None
@@ -188,7 +198,8 @@ class RidgeEncoder(Encoder):
         check_name("view", self.view, VIEWS)
         check_name("solver", self.solver, _SOLVERS)
         rows, presented = np.unique(align(features, responses), return_inverse=True)
-        folds = deal_folds(features["image"].values[rows], self.folds, self.seed)[presented]
+        images = features["image"].values[rows]
+        folds = deal_folds(images, self.folds, self.seed, self.group_by)[presented]
         view = fit_view(self.view, features, rows, self.components, self.standardise)
         _check_memory(len(presented), view.columns, responses.sizes["voxel"], self.view)
         design = view.transform(features, rows)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from neuroattn.encoders.evidence import Reduced, TypeBasis
+from neuroattn.encoders.voxel_blocks import fitted_blocks
 from neuroattn.errors import InputError, MismatchError
 from neuroattn.names import check_name
 
@@ -271,17 +272,9 @@ class WeightPrior:
         back = [(factor @ basis.back).T for factor, basis in zip(self.factors, bases, strict=True)]
         numbers = 3 * self.shares.numel() + (len(bases) + 3) * len(data.design) + 2 * len(back[0].T)
         size = max(1, BLOCK_BYTES // (8 * numbers))
-        grid, parts = self.grid(), []
-        for y, rest in zip(data.response.split(size, 1), data.outside.split(size), strict=True):
-            projected = [basis.vectors.T @ y for basis in bases]
-            joint = self.log_joint(bases, projected, rest, data.spare)
-            probability = self._probability(joint, noise)
-            weights = torch.einsum("klv,l->vk", probability, grid[0]) @ self.means
-            for k, basis in enumerate(bases):
-                weights += basis.shrunk(projected[k], probability[k], grid).T @ back[k]
-            mean_noise = grid[1] @ probability.sum(0)
-            evidence = joint.flatten(0, 1).logsumexp(0) + data.log_scale
-            parts.append((weights, probability.sum(1).T, mean_noise, evidence))
+        shared = (self, bases, back, data.spare, data.log_scale, noise)
+        found = fitted_blocks(_block_posterior, shared, [data.response, data.outside], size)
+        parts = [part for _, part in sorted(found, key=lambda each: each[0].start)]
         return Posterior(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def log_joint(
@@ -305,3 +298,26 @@ class WeightPrior:
             level = torch.arange(len(common))[:, None]
             joint = joint.masked_fill(level != likelihood.argmax(0), -math.inf)
         return joint.flatten(0, 1).softmax(0).view(joint.shape)
+
+
+def _block_posterior(
+    prior: WeightPrior,
+    bases: list[TypeBasis],
+    back: list[torch.Tensor],
+    spare: int,
+    log_scale: float,
+    noise: str,
+    y: torch.Tensor,
+    outside: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:
+    """Return what a :class:`Posterior` holds of some voxels."""
+    grid = prior.grid()
+    projected = [basis.vectors.T @ y for basis in bases]
+    joint = prior.log_joint(bases, projected, outside, spare)
+    probability = prior._probability(joint, noise)
+    weights = torch.einsum("klv,l->vk", probability, grid[0]) @ prior.means
+    for k, basis in enumerate(bases):
+        weights += basis.shrunk(projected[k], probability[k], grid).T @ back[k]
+    mean_noise = grid[1] @ probability.sum(0)
+    evidence = joint.flatten(0, 1).logsumexp(0) + log_scale
+    return weights, probability.sum(1).T, mean_noise, evidence

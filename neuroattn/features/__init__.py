@@ -11,6 +11,7 @@ __getattr__, __dir__, _exported = lazy_exports(
         "HuggingFaceVision": "huggingface",
         "Labels": "labels",
         "Pixels": "pixels",
+        "StimulusTable": "stimulus_table",
         "TextTower": "text",
     },
 )

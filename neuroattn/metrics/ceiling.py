@@ -74,10 +74,11 @@ def ncsnr(
     rows, result = order[used[group[order]]], np.empty(betas.shape[1])
     for block in _blocks(betas):
         values = betas[:, block].astype(np.float64)
-        total = _variance(values)
         if zscore:
             values = _standardised(values, session, session_sizes)
             total = np.where(np.isfinite(values).any(axis=0), 1.0, np.nan)
+        else:
+            total = _variance(values)
         noise = variance_within(values[rows], sizes[used])
         result[block] = _ratio(total, noise)
     return result

@@ -89,10 +89,15 @@ def variance_within(values: Float64, sizes: npt.NDArray[np.intp]) -> Float64:
         An image with a NaN is left out for that voxel; NaN where none is left.
     """
     bounds = np.cumsum(sizes) - sizes
-    values = values - np.repeat(values[bounds], sizes, axis=0)
-    mean = np.add.reduceat(values, bounds, axis=0) / sizes[:, None]
-    values -= np.repeat(mean, sizes, axis=0)
-    squares = np.add.reduceat(values**2, bounds, axis=0)
+    squares = np.empty((len(sizes), values.shape[1]))
+    for count in np.unique(sizes):
+        alike = sizes == count
+        rows = bounds[alike, None] + np.arange(count)
+        block = values[rows.ravel()].reshape(*rows.shape, values.shape[1])
+        # The first presentation goes first, so that a large mean costs no digits.
+        block -= block[:, :1].copy()
+        block -= block.mean(axis=1, keepdims=True)
+        squares[alike] = np.einsum("irv,irv->iv", block, block)
     whole = np.isfinite(squares)
     freedom = whole.T @ (sizes - 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):

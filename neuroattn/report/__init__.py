@@ -33,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "text_figure": "text_figures",
         "token_coverage": "object_mass",
         "voxel_scatter": "figures",
+        "why_no_format": "brain_maps",
         "why_no_maps": "brain_maps",
         "why_no_surface": "surface",
         "write_maps": "brain_maps",

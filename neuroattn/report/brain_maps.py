@@ -1,10 +1,10 @@
-"""One value a voxel, back in files that every brain viewer opens: NIfTI volumes, GIFTI surfaces."""
+"""One value a voxel, back in files that every brain viewer opens: volumes, surfaces, pictures."""
 
 from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,20 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from neuroattn.data import to_fsaverage
+from neuroattn.data.nifti import nifti_bytes
 from neuroattn.errors import InputError, MismatchError
 from neuroattn.io import atomic_path
+from neuroattn.names import check_name
+from neuroattn.report.map_pictures import map_pages, map_pictures
+from neuroattn.report.surface import why_no_surface
+from neuroattn.report.volume import has_volume, volume
 
-_SIDES = {"left": ("L", "CortexLeft"), "right": ("R", "CortexRight")}
+#: What write_maps writes, data first.
+DATA_FORMATS = ("nifti", "gifti", "mgh")
+FORMATS = (*DATA_FORMATS, "png", "html")
+# How GIFTI files and FreeSurfer name the sides.
+_SIDES = {"left": ("L", "lh", "CortexLeft"), "right": ("R", "rh", "CortexRight")}
 _LONGEST = 80
-# NIfTI codes: 4 says MNI coordinates, 1 the scanner's own.
-_FORM = {"MNI": 4, "native": 1}
 
 
 def why_no_maps(voxels: xr.Dataset) -> str:
@@ -30,7 +37,7 @@ def why_no_maps(voxels: xr.Dataset) -> str:
     voxels : xarray.Dataset
         A response set, or ``voxels_`` of an encoder.
     """
-    if _has_volume(voxels) or "vertex" in voxels.coords:
+    if has_volume(voxels) or "vertex" in voxels.coords:
         return ""
     space = voxels.attrs.get("space", "none")
     return (
@@ -39,10 +46,45 @@ def why_no_maps(voxels: xr.Dataset) -> str:
     )
 
 
+def why_no_format(voxels: xr.Dataset) -> dict[str, str]:
+    """Say of each format of :func:`write_maps` why it cannot be written, "" if it can.
+
+    Parameters
+    ----------
+    voxels : xarray.Dataset
+        A response set, or ``voxels_`` of an encoder.
+
+    Returns
+    -------
+    dict of str to str
+        Of "nifti", "gifti", "mgh", "png", "html".
+    """
+    space = voxels.attrs.get("space", "none")
+    volume_reason = surface_reason = picture_reason = ""
+    if not has_volume(voxels):
+        volume_reason = (
+            f"the voxels (space {space!r}) have no i, j, k with an affine and a shape: they are "
+            "in no volume"
+        )
+        picture_reason = why_no_surface(voxels)
+    if "vertex" not in voxels.coords:
+        surface_reason = f"the voxels (space {space!r}) have no vertex: they are on no surface"
+    return {
+        "nifti": volume_reason,
+        "gifti": surface_reason,
+        "mgh": surface_reason,
+        "png": picture_reason,
+        "html": picture_reason,
+    }
+
+
 def write_maps(
-    values: Mapping[str, ArrayLike | xr.DataArray], voxels: xr.Dataset, directory: str | Path
+    values: Mapping[str, ArrayLike | xr.DataArray],
+    voxels: xr.Dataset,
+    directory: str | Path,
+    formats: Sequence[str] | None = ("nifti", "gifti", "mgh"),
 ) -> list[Path]:
-    """Write maps of the brain: NIfTI for voxels with i, j, k, GIFTI for those with a vertex.
+    """Write maps of the brain: data files for other programs, pictures, interactive pages.
 
     Parameters
     ----------
@@ -50,30 +92,43 @@ def write_maps(
         Name of the map to one value a voxel, (voxel,).
     voxels : xarray.Dataset
         A response set, or ``voxels_`` of an encoder: coordinates ``subject``, ``hemisphere``,
-        ``i``, ``j``, ``k`` and/or ``vertex``; attributes ``affine`` and ``shape``, or
-        ``vertices_left`` and ``vertices_right``.
+        ``i``, ``j``, ``k`` and/or ``vertex``; attributes ``affine`` and ``shape`` (and ``header``,
+        see :func:`neuroattn.data.nifti.nifti_header`), or ``vertices_left`` and
+        ``vertices_right``.
     directory : str or Path
         Made if it is not there. Existing maps of the same names are replaced, each atomically.
+    formats : sequence of str, optional
+        Of "nifti", "gifti", "mgh", "png", "html"; the default writes those data files that the
+        voxels allow, None everything that they allow. A single one that they do not allow is an
+        error, unless it is among the default.
 
     Returns
     -------
     list of Path
-        ``<subject>_<map>.nii.gz`` (the stored affine and shape) and
-        ``<subject>_<map>_hemi-L.func.gii``, ``..._hemi-R.func.gii`` (the whole mesh), float32,
-        NaN where there is no voxel. Characters other than letters, digits, ``.``, ``_`` and ``-``
-        become ``-`` in file names. The same values give the same bytes. Voxels of a subject that
-        share i, j, k (a surface sampled from a volume) are averaged.
+        The files, float32, NaN where there is no voxel:
+
+        - nifti: ``<subject>_<map>.nii.gz``, on the grid of the source, with its header;
+        - gifti: ``<subject>_<map>_hemi-L.func.gii``, ``..._hemi-R.func.gii``, the whole mesh;
+        - mgh: ``lh.<subject>_<map>.mgh``, ``rh.<subject>_<map>.mgh``, (vertices, 1, 1);
+        - png: ``<subject>_<map>_slices.png`` and/or ``..._surface.png``;
+        - html: ``<subject>_<map>_slices.html`` or ``..._surface.html``, self-contained.
+
+        Characters other than letters, digits, ``.``, ``_`` and ``-`` become ``-`` in file names.
+        The same values give the same bytes. Voxels of a subject that share i, j, k (a surface
+        sampled from a volume) are averaged.
 
     Raises
     ------
     InputError
-        If voxels have no location, a map is not of numbers, or two maps would have one name.
+        If voxels have no location or not the one that a format needs, a format is unknown, a map
+        is not of numbers, or two maps would have one name.
     MismatchError
         If a map has another number of voxels.
     """
     reason = why_no_maps(voxels)
     if reason:
         raise InputError(f"maps cannot be written: {reason}.")
+    chosen = _chosen(formats, voxels)
     numbers = {str(name): _checked(str(name), value, voxels) for name, value in values.items()}
     subjects = list(dict.fromkeys(voxels["subject"].to_numpy().astype(str).tolist()))
     stems = _stems([(subject, name) for subject in subjects for name in numbers])
@@ -82,45 +137,13 @@ def write_maps(
         here = np.flatnonzero(voxels["subject"].to_numpy().astype(str) == subject)
         own = voxels.isel(voxel=here)
         for name, value in numbers.items():
-            files = _files(value[here], own, name)
-            for ending, content in files.items():
-                path = folder / f"{stems[subject, name]}{ending}"
-                with atomic_path(path) as beside:
+            title = name if len(subjects) == 1 else f"{subject}: {name}"
+            files = _files(value[here], own, title, stems[subject, name], chosen)
+            for file, content in files.items():
+                with atomic_path(folder / file) as beside:
                     beside.write_bytes(content)
-                written.append(path)
+                written.append(folder / file)
     return written
-
-
-def volume(values: NDArray[np.floating[Any]], voxels: xr.Dataset) -> NDArray[np.float32]:
-    """Return the values (voxel,) of one subject on its grid ``shape``, NaN where there is none."""
-    shape = tuple(int(length) for length in voxels.attrs["shape"])
-    ijk = tuple(voxels[axis].to_numpy() for axis in "ijk")
-    place = np.ravel_multi_index(ijk, shape)
-    known = np.isfinite(values)
-    size = int(np.prod(shape))
-    count = np.bincount(place[known], minlength=size)
-    total = np.bincount(place[known], weights=values[known], minlength=size)
-    filled = np.full(size, np.nan, dtype=np.float32)
-    np.divide(total, count, out=filled, where=count > 0, casting="same_kind")
-    return filled.reshape(shape)
-
-
-def affine(voxels: xr.Dataset) -> NDArray[np.float64]:
-    """Return the stored affine (4, 4), indices to millimetres."""
-    return np.asarray(voxels.attrs["affine"], dtype=np.float64).reshape(4, 4)
-
-
-def nifti_image(data: NDArray[np.floating[Any]], voxels: xr.Dataset) -> Any:
-    """Return a ``nibabel.Nifti1Image`` of data on the grid of the voxels."""
-    import nibabel
-
-    # The library has types for some of its calls only.
-    kit: Any = nibabel
-    return kit.Nifti1Image(data, affine(voxels))
-
-
-def _has_volume(voxels: xr.Dataset) -> bool:
-    return all(axis in voxels.coords for axis in "ijk") and {"affine", "shape"} <= set(voxels.attrs)
 
 
 def _checked(
@@ -158,25 +181,57 @@ def _safe(name: str) -> str:
     return plain or "unnamed"
 
 
-def _files(values: NDArray[np.floating[Any]], voxels: xr.Dataset, name: str) -> dict[str, bytes]:
+def _chosen(formats: Sequence[str] | None, voxels: xr.Dataset) -> list[str]:
+    reasons = why_no_format(voxels)
+    possible = [name for name, reason in reasons.items() if not reason]
+    if formats is None:
+        return possible
+    for name in formats:
+        check_name("format", name, FORMATS)
+    if tuple(formats) == DATA_FORMATS:
+        return [name for name in possible if name in DATA_FORMATS]
+    for name in formats:
+        if reasons[name]:
+            raise InputError(
+                f"format {name!r} cannot be written: {reasons[name]}. "
+                f"Possible here: {', '.join(possible)}."
+            )
+    return list(dict.fromkeys(formats))
+
+
+def _files(
+    values: NDArray[np.floating[Any]],
+    voxels: xr.Dataset,
+    name: str,
+    stem: str,
+    formats: Sequence[str],
+) -> dict[str, bytes]:
     files = {}
-    if _has_volume(voxels):
-        files[".nii.gz"] = _nifti(values, voxels, name)
-    if "vertex" in voxels.coords:
-        for side, (letter, _) in _SIDES.items():
-            if (voxels["hemisphere"].to_numpy() == side).any():
-                files[f"_hemi-{letter}.func.gii"] = _gifti(values, voxels, side, name)
+    if "nifti" in formats:
+        content = nifti_bytes(volume(values, voxels), voxels, f"neuroattn {name}")
+        # The time stamp of the archive would make equal maps differ.
+        files[f"{stem}.nii.gz"] = gzip.compress(content, mtime=0)
+    sides = [side for side in _SIDES if (voxels["hemisphere"].to_numpy() == side).any()]
+    for side in sides:
+        letter, short, _ = _SIDES[side]
+        if "gifti" in formats:
+            files[f"{stem}_hemi-{letter}.func.gii"] = _gifti(values, voxels, side, name)
+        if "mgh" in formats:
+            files[f"{short}.{stem}.mgh"] = _mgh(values, voxels, side)
+    if "png" in formats:
+        files |= {f"{stem}_{kind}": png for kind, png in map_pictures(values, voxels, name).items()}
+    if "html" in formats:
+        files |= {f"{stem}_{kind}": page for kind, page in map_pages(values, voxels, name).items()}
     return files
 
 
-def _nifti(values: NDArray[np.floating[Any]], voxels: xr.Dataset, name: str) -> bytes:
-    image = nifti_image(volume(values, voxels), voxels)
-    code = _FORM.get(voxels.attrs.get("space", ""), 2)
-    image.set_sform(affine(voxels), code=code)
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = f"neuroattn {name}".encode("ascii", "replace")[:79]
-    # The time stamp of the archive would make equal maps differ.
-    return gzip.compress(image.to_bytes(), mtime=0)
+def _mgh(values: NDArray[np.floating[Any]], voxels: xr.Dataset, side: str) -> bytes:
+    import nibabel
+
+    kit: Any = nibabel
+    mesh = to_fsaverage(values, voxels, side).astype(np.float32)
+    # FreeSurfer's overlays are volumes of (vertices, 1, 1) whose affine says nothing.
+    return bytes(kit.MGHImage(mesh[:, None, None], np.eye(4)).to_bytes())
 
 
 def _gifti(values: NDArray[np.floating[Any]], voxels: xr.Dataset, side: str, name: str) -> bytes:
@@ -187,5 +242,5 @@ def _gifti(values: NDArray[np.floating[Any]], voxels: xr.Dataset, side: str, nam
     column = kit.GiftiDataArray(
         mesh, intent="NIFTI_INTENT_NONE", meta=kit.GiftiMetaData({"Name": name})
     )
-    whole = kit.GiftiMetaData({"AnatomicalStructurePrimary": _SIDES[side][1]})
+    whole = kit.GiftiMetaData({"AnatomicalStructurePrimary": _SIDES[side][2]})
     return bytes(kit.GiftiImage(darrays=[column], meta=whole).to_bytes())

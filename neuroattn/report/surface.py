@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from neuroattn.data import to_fsaverage
 from neuroattn.errors import InputError, MismatchError
-from neuroattn.report import brain_maps
 from neuroattn.report.style import INK, new_figure, styled
+from neuroattn.report.volume import affine, has_volume, nifti_image, volume
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def why_no_surface(voxels: xr.Dataset) -> str:
         if all(count in _MESHES for count in counts.values()):
             return ""
         return f"the mesh has {counts} vertices; fsaverage5, 6 and 7 have {_MESHES}"
-    if space == "MNI" and not brain_maps.why_no_maps(voxels):
+    if space == "MNI" and has_volume(voxels):
         return ""
     return (
         f"the voxels are in space {space!r}; a surface picture needs vertices of fsaverage, or "
@@ -126,13 +126,9 @@ def surface_picture(
     """
     if why_no_surface(voxels):
         return None
-    import matplotlib
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
     textures = surface_values(values, voxels)
     low, high = limits
-    name = "RdBu_r" if low < 0 else "viridis"
+    name = colour_map(limits)
     figure = new_figure(8.4, 4.3)
     # The engine of the other figures would give each brain an empty frame.
     figure.set_layout_engine("none")
@@ -145,18 +141,48 @@ def surface_picture(
             axes.patch.set_alpha(0)
             _draw(axes, textures[side], side, view, (low, high, name))
             figure.text(left + step / 2, bottom, f"{side}, {view}", ha="center")
-    shown = np.concatenate(list(textures.values()))
-    ends = bool((shown < low).any()), bool((shown > high).any())
+    colour_bar(figure, (0.32, 0.105, 0.36, 0.025), np.concatenate(list(textures.values())), limits)
+    figure.axes[-1].set_xlabel(label)
+    return figure
+
+
+def colour_map(limits: tuple[float, float]) -> str:
+    """Return the name of the colours between two limits: diverging if the lower is negative."""
+    return "RdBu_r" if limits[0] < 0 else "viridis"
+
+
+def colour_bar(
+    figure: Figure,
+    box: tuple[float, float, float, float],
+    shown: NDArray[np.floating[Any]],
+    limits: tuple[float, float],
+) -> None:
+    """Draw a horizontal colour bar that points where values go beyond its limits.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        To draw in.
+    box : tuple of float
+        Left, bottom, width, height, as fractions of the figure.
+    shown : ndarray
+        All values of the picture, NaN allowed.
+    limits : tuple of float
+        Values of the ends.
+    """
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    ends = bool((shown < limits[0]).any()), bool((shown > limits[1]).any())
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[ends]
     bar = figure.colorbar(
-        ScalarMappable(Normalize(low, high), matplotlib.colormaps[name]),
-        cax=figure.add_axes((0.32, 0.105, 0.36, 0.025)),
+        ScalarMappable(Normalize(*limits), matplotlib.colormaps[colour_map(limits)]),
+        cax=figure.add_axes(box),
         orientation="horizontal",
         extend=extend,
-        label=label,
     )
     bar.outline.set_edgecolor(INK)
-    return figure
 
 
 def _present(voxels: xr.Dataset) -> list[str]:
@@ -180,15 +206,15 @@ def _sampled(
     from nilearn.surface import vol_to_surf
     from scipy.ndimage import distance_transform_edt
 
-    filled = brain_maps.volume(values, voxels)
+    filled = volume(values, voxels)
     empty = np.isnan(filled)
     if empty.all():
         return np.full(_VERTICES, np.nan)
-    spacing = np.linalg.norm(brain_maps.affine(voxels)[:3, :3], axis=0)
+    spacing = np.linalg.norm(affine(voxels)[:3, :3], axis=0)
     distance, nearest = distance_transform_edt(empty, sampling=spacing, return_indices=True)
     thick = np.where(distance <= radius, filled[tuple(nearest)], np.nan)
-    image = brain_maps.nifti_image(thick.astype(np.float32), voxels)
-    mesh = _meshes()
+    image = nifti_image(thick.astype(np.float32), voxels)
+    mesh = fsaverage5()
     with warnings.catch_warnings():
         # Most vertices are far from any voxel; their mean over no sample is the NaN wanted here.
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
@@ -196,8 +222,8 @@ def _sampled(
     return np.asarray(texture, dtype=np.float64)
 
 
-def _meshes() -> Any:
-    # This mesh is a part of nilearn; every other would be downloaded.
+def fsaverage5() -> Any:
+    """Return the files of the mesh that is a part of nilearn; every other would be downloaded."""
     from nilearn.datasets import fetch_surf_fsaverage
 
     return fetch_surf_fsaverage("fsaverage5")
@@ -212,12 +238,12 @@ def _draw(
 ) -> None:
     from nilearn.plotting import plot_surf
 
-    mesh = _meshes()
+    mesh = fsaverage5()
     low, high, name = scale
     plot_surf(
         mesh[f"infl_{side}"],
         np.clip(texture, low, high),
-        bg_map=_folds(mesh[f"sulc_{side}"]),
+        bg_map=folds(mesh[f"sulc_{side}"]),
         hemi=side,
         view=view,
         engine="matplotlib",
@@ -230,7 +256,7 @@ def _draw(
     )
 
 
-def _folds(path: str) -> NDArray[np.float64]:
+def folds(path: str) -> NDArray[np.float64]:
     """Return a pale grey (vertex,) for each vertex, a little darker in the sulci."""
     from nilearn.surface import load_surf_data
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from neuroattn.attention.backends import BACKENDS
-from neuroattn.errors import FileError, InputError, MissingExtraError
+from neuroattn.errors import InputError
 from neuroattn.names import check_name
+from neuroattn.tasks import Workers, run_tasks
 from neuroattn.theory.caught import Raised, caught
 from neuroattn.theory.claim import Claim, get
 from neuroattn.theory.claim_files import import_files, is_of
@@ -58,7 +56,8 @@ def verify(
     UnknownNameError
         If a claim does not exist.
     InputError
-        If ``jobs`` is less than 1, or a device, dtype or backend does not exist here.
+        If ``jobs`` is less than 1 or given beside ``scheduler``, or a device, dtype or backend does
+        not exist here.
     FileError
         If one of ``files`` cannot be imported, or no scheduler answers at the address.
     MissingExtraError
@@ -67,16 +66,22 @@ def verify(
     settings = settings or Settings()
     if isinstance(ids, str):
         raise InputError(f"ids={ids!r} must be a list of ids; give list_claims({ids!r}).")
-    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
-        raise InputError(f"jobs={jobs!r} must be a whole number of at least 1.")
+    workers = Workers(jobs, scheduler)
     check_settings(settings)
     import_files(files)
     places = [str(Path(each).resolve()) for each in files]
     claims = [get(id) for id in ids]
-    if jobs > 1 or scheduler is not None:
+    if not workers.here:
         _check_elsewhere(claims, places)
     verdicts: dict[str, Verdict] = {}
-    for verdict in _stream([claim.id for claim in claims], settings, jobs, scheduler, places):
+    found = run_tasks(
+        _run,
+        [(claim.id, settings, places) for claim in claims],
+        jobs=jobs,
+        scheduler=scheduler,
+        lost=lambda index, why: _lost(claims[index].id, why),
+    )
+    for _, verdict in found:
         verdicts[verdict.id] = verdict
         if seen is not None:
             seen(verdict)
@@ -93,101 +98,14 @@ def _check_elsewhere(claims: Sequence[Claim], files: Sequence[str]) -> None:
             )
 
 
-def _stream(
-    ids: Sequence[str], settings: Settings, jobs: int, scheduler: str | None, files: Sequence[str]
-) -> Iterator[Verdict]:
-    if scheduler is not None:
-        yield from _on_dask(ids, settings, scheduler, files)
-    elif jobs == 1 or len(ids) < 2:
-        for id in ids:
-            yield run(id, settings, files)
-    else:
-        yield from _on_pool(ids, settings, jobs, files)
-
-
-def _on_pool(
-    ids: Sequence[str], settings: Settings, jobs: int, files: Sequence[str]
-) -> Iterator[Verdict]:
-    # A fresh interpreter each: a fork would inherit torch's threads half-way.
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_stop_at_once
-    )
-    try:
-        # All at once: each that is asked for starts a process.
-        for start in [pool.submit(_ready) for _ in range(jobs)]:
-            start.result()
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"jobs={jobs}: the processes could not start. In a script, call verify under "
-            "`if __name__ == '__main__':`, because each process imports the script."
-        ) from error
-    waiting = {pool.submit(run, id, settings, files): id for id in ids}
-    unfinished, through = dict.fromkeys(ids), False
-    try:
-        for each in as_completed(waiting):
-            try:
-                verdict = each.result()
-            except BrokenProcessPool:
-                continue
-            del unfinished[verdict.id]
-            yield verdict
-        through = True
-    finally:
-        # After Ctrl-C, or when whoever reads stops, what runs is not waited for.
-        if not through:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-        pool.shutdown(wait=through, cancel_futures=True)
-    # One process that dies takes the pool with it; who killed it dies alone as well.
-    for id in unfinished:
-        yield _alone(id, settings, files)
-
-
-def _ready() -> bool:
-    return True
-
-
-def _stop_at_once() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _alone(id: str, settings: Settings, files: Sequence[str]) -> Verdict:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_stop_at_once) as pool:
-        try:
-            return pool.submit(run, id, settings, files).result()
-        except BrokenProcessPool:
-            return _lost(id, "its process died, for want of memory perhaps")
+def _run(id: str, settings: Settings, files: Sequence[str]) -> Verdict:
+    # Also what comes before the claim: a worker that has not the file, say.
+    found = caught(partial(run, id, settings, files))
+    return _lost(id, found.message) if isinstance(found, Raised) else found
 
 
 def _lost(id: str, why: str) -> Verdict:
     return Verdict(**told(get(id)), passed=False, error=why)
-
-
-def _on_dask(
-    ids: Sequence[str], settings: Settings, address: str, files: Sequence[str]
-) -> Iterator[Verdict]:
-    try:
-        from distributed import Client
-        from distributed import as_completed as completed
-    except ImportError as error:
-        raise MissingExtraError(
-            "--scheduler needs Dask: pip install 'neuroattn[dask]', or from a clone "
-            "pip install -c constraints.txt '.[dask]'."
-        ) from error
-    try:
-        # As a default it would also be what xarray locks its files with, afterwards.
-        client = Client(address, timeout=10, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise FileError(
-            f"scheduler={address!r} does not answer ({error}); start one with `dask scheduler` and "
-            "give the address that it prints, such as tcp://127.0.0.1:8786."
-        ) from error
-    with client, client.as_current():
-        sent = {client.submit(run, id, settings, files, pure=False): id for id in ids}
-        for future in completed(list(sent)):
-            found = caught(future.result)
-            yield _lost(sent[future], found.message) if isinstance(found, Raised) else found
 
 
 def check_settings(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +16,11 @@ from torch.utils.data import DataLoader
 
 from neuroattn.data.preparation import prepare
 from neuroattn.data.reader import Reader
-from neuroattn.data.split import Split, split_by_image
+from neuroattn.data.split import Split, groups_by_mark, split_by_image
 from neuroattn.errors import InputError, MismatchError
 from neuroattn.features.base import FeatureBasis
 from neuroattn.features.store import FeatureStore
+from neuroattn.names import check_name
 from neuroattn.training.batches import EpochBatches
 from neuroattn.training.dataset import Batch, ImageResponses
 from neuroattn.training.optimisation import Optimisation
@@ -123,6 +125,14 @@ class SplitPlan:
         The same seed and images give the same split.
     file : str, optional
         A split to take instead: JSON, part to list of image ids, as ``split.json`` of a run.
+    published : str, optional
+        A split of the data set's own to take instead, such as "shared515" of NSD; see
+        :meth:`neuroattn.data.Reader.splits`. Where it has no validation part, the fraction
+        ``validation`` of its training images becomes one, drawn by ``seed``.
+    group_by : str, optional
+        A mark in the image ids: what stands before its last occurrence is a group that is never
+        divided. With "-" the samples of one film, "friends-s01e02a-00123", stay together:
+        neighbours in time are so alike that dividing them would be a leak.
     """
 
     train: float = 0.8
@@ -130,23 +140,59 @@ class SplitPlan:
     test: float = 0.1
     seed: int = 0
     file: str | None = None
+    published: str | None = None
+    group_by: str | None = None
 
-    def split(self, responses: xr.Dataset) -> Split:
+    def split(self, responses: xr.Dataset, readers: Sequence[Reader] = ()) -> Split:
         """Divide the images of a response set.
+
+        Parameters
+        ----------
+        responses : xarray.Dataset
+            Anything with a coordinate ``image``.
+        readers : sequence of Reader
+            Where it comes from; asked for a published split.
 
         Raises
         ------
         FileError, InputError, MismatchError
-            If the file is no split, fractions do not fit, or a part names images that are not
-            there.
+            If the file is no split, fractions do not fit, no reader knows the published split, or
+            a part names images that are not there.
         """
-        if self.file is not None:
-            split = Split.load(self.file)
+        if self.file is not None and self.published is not None:
+            raise InputError(
+                f"split has file={self.file!r} and published={self.published!r}; give one."
+            )
+        if self.file is not None or self.published is not None:
+            split = Split.load(self.file) if self.file is not None else self._agreed(readers)
             for part in split.parts:
                 split.select(responses, part)
             return split
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return split_by_image(responses, {n: f for n, f in parts.items() if f}, self.seed)
+        shares = {n: f for n, f in parts.items() if f}
+        return split_by_image(responses, shares, self.seed, self._groups(responses))
+
+    def _groups(self, shown: xr.Dataset) -> dict[str, str] | None:
+        if self.group_by is None:
+            return None
+        return groups_by_mark(shown["image"].values.tolist(), self.group_by)
+
+    def _agreed(self, readers: Sequence[Reader]) -> Split:
+        known = [reader.splits() for reader in readers]
+        for reader, splits in zip(readers, known, strict=True):
+            if not splits:
+                raise InputError(
+                    f"split.published={self.published!r}: {type(reader).__name__} has no published "
+                    "split; give fractions or a file."
+                )
+            check_name("split.published", str(self.published), splits)
+        agreed = Split.joined([splits[str(self.published)] for splits in known])
+        if "validation" in agreed.parts or "train" not in agreed.parts or not self.validation:
+            return agreed
+        shown = xr.Dataset(coords={"image": list(agreed["train"])})
+        shares = {"train": 1 - self.validation, "validation": self.validation}
+        drawn = split_by_image(shown, shares, self.seed, self._groups(shown))
+        return Split({**agreed.parts, **drawn.parts})
 
 
 class EncodingData(ResponseData):
@@ -203,7 +249,7 @@ class EncodingData(ResponseData):
     @cached_property
     def split(self) -> Split:
         """The split by image."""
-        return self.plan.split(self.responses)
+        return self.plan.split(self.responses, [self.source])
 
     @cached_property
     def parts(self) -> dict[str, xr.Dataset]:  # type: ignore[override]

@@ -6,12 +6,17 @@ import os
 import re
 from itertools import chain
 
+import nibabel
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 import neuroattn
 from neuroattn.cli.main import main
+from neuroattn.data.nifti import write_responses_nifti
+from neuroattn.data.rules import validate
+from neuroattn.data.storage import open_responses
 from neuroattn.encoders.comparison import Comparison
 from neuroattn.errors import InputError
 from neuroattn.io import read_json
@@ -40,7 +45,8 @@ def test_a_comparison_writes_the_last_encoder_and_the_others_as_baselines(made):
     assert scores[0]["image"].values.tolist() == scores[1]["image"].values.tolist()
     assert read_json(run / "manifest.json")["encoders"] == ["ridge", "transformer"]
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config["split"] == {**COMPARE["split"], "file": None}
+    others = {"file": None, "published": None, "group_by": None}
+    assert config["split"] == {**COMPARE["split"], **others}
 
 
 def test_the_report_needs_nothing_from_elsewhere(made):
@@ -73,9 +79,35 @@ def test_maps_are_written_again(made, capsys):
     before = path.read_bytes()
     path.unlink()
     capsys.readouterr()
-    assert main(["maps", str(made / "run")]) == 0
+    assert main(["maps", str(made / "run"), "--format", "nifti"]) == 0
     assert str(path) in capsys.readouterr().out.split()
     assert len(path.read_bytes()) == len(before)
+
+
+def test_maps_are_written_in_the_formats_asked_for(made, capsys):
+    # Catches a format that is ignored, a list of files that are not those written, and an
+    # impossible format that ends in silence.
+    folder = made / "run" / "maps"
+    assert main(["maps", str(made / "run"), "--format", "nifti", "html"]) == 0
+    shown = capsys.readouterr().out.split()
+    assert shown
+    assert {path.rsplit(".", 1)[1] for path in shown} == {"gz", "html"}
+    assert all(os.path.getsize(path) > 0 and path.startswith(str(folder)) for path in shown)
+    message = refused(capsys, "maps", str(made / "run"), "--format", "gifti")
+    assert "format 'gifti' cannot be written" in message
+    assert "no vertex" in message
+    assert "invalid choice: 'gif'" in refused(capsys, "maps", str(made / "run"), "--format", "gif")
+
+
+def test_predictions_are_a_response_set_that_becomes_a_volume(made):
+    # Catches predictions without a place, or with the images in another order.
+    predictions = open_responses(made / "run" / "predictions.zarr")
+    validate(predictions)
+    path = write_responses_nifti(predictions, made / "predictions.nii.gz")
+    volumes = np.asanyarray(nibabel.load(path).dataobj)
+    i, j, k = (predictions[axis].values for axis in "ijk")
+    np.testing.assert_array_equal(volumes[i, j, k].T, predictions["response"].values)
+    os.remove(path)
 
 
 def test_a_report_is_written_again_with_another_title(made, capsys):
@@ -104,7 +136,7 @@ def test_a_comparison_that_fails_leaves_no_run(made, monkeypatch, capsys):
         ({"encoders__ridge__class_path": "neuroattn.encoders.RidgEncoder"}, "'RidgeEncoder'?"),
         ({"encoders": {}}, "encoders is empty"),
         ({"folds": 1}, "folds=1"),
-        ({"folds": "x"}, "folds: Expected int"),
+        ({"folds": "x"}, "folds='x' is unknown"),
     ],
 )
 def test_a_wrong_comparison_is_told_by_key(made, changes, part, monkeypatch, capsys):

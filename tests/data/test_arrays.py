@@ -107,7 +107,7 @@ def test_text_missing_files_and_other_endings_are_refused(tmp_path) -> None:
     with pytest.raises(InputError, match=r"'\.xls'; allowed: \.npy"):
         read_array(tmp_path / "a.xls", None, "x", ("x",))
     (tmp_path / "old.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\0" * 600)
-    with pytest.raises(FileError, match=r"old\.mat.*7\.3"):
+    with pytest.raises(FileError, match=r"old\.mat.*no MATLAB file"):
         read_array(tmp_path / "old.mat", "x", "x", ("x",))
 
 

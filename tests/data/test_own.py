@@ -295,8 +295,8 @@ BAD = {
     ),
     "a reference that is no image": (
         lambda f: {"voxels": VoxelSource(reference="r.csv")},
-        InputError,
-        ["voxels.reference", "no NIfTI"],
+        FileError,
+        ["volume", "r.csv", "no volume"],
     ),
     "a place without affine": (
         lambda f: {

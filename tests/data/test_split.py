@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from neuroattn.data.split import Split, folds_by_image, split_by_image
+from neuroattn.data.split import Split, folds_by_image, groups_by_mark, split_by_image
 from neuroattn.errors import FileError, InputError, MismatchError, UnknownNameError
 from tests.data.layouts import small_set
 
@@ -188,3 +188,30 @@ def test_a_file_that_is_no_split_is_named(tmp_path, content) -> None:
         Split.load(path)
     path.write_text(json.dumps({"train": ["a"]}))
     assert Split.load(path)["train"] == ("a",)
+
+
+def test_groups_are_what_stands_before_the_last_mark() -> None:
+    """Catches neighbours in time on both sides of a split."""
+    ids = ["friends-s01e02a-00001", "friends-s01e02a-00002", "friends-s01e02b-00001"]
+    assert list(groups_by_mark(ids, "-").values()) == [
+        "friends-s01e02a",
+        "friends-s01e02a",
+        "friends-s01e02b",
+    ]
+    for mark in ("_", ""):
+        with pytest.raises(InputError, match=r"is not in the image id 'friends-s01e02a-00001'"):
+            groups_by_mark(ids, mark)
+
+
+def test_joined_splits_count_a_shared_image_once_and_refuse_a_leak() -> None:
+    """Catches an image that is trained on with one subject and tested with another."""
+    one = Split.from_lists(train=["a", "b"], test=["s"])
+    other = Split.from_lists(train=["c"], validation=["d"], test=["s", "t"])
+    joined = Split.joined([one, other])
+    assert dict(joined.parts) == {
+        "train": ("a", "b", "c"),
+        "test": ("s", "t"),
+        "validation": ("d",),
+    }
+    with pytest.raises(InputError, match=r"'s' stands in part"):
+        Split.joined([one, Split.from_lists(train=["s"], test=["a2"])])

@@ -23,7 +23,9 @@ from tests.features import tiny_clip
 ROOT = Path(__file__).resolve().parents[2]
 ATTENTION = sorted((ROOT / "docs" / "attention").glob("*.md"))
 THEORY = sorted((ROOT / "docs" / "theory").glob("*.md"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *ATTENTION, *THEORY]
+DATASETS = sorted((ROOT / "docs" / "datasets").glob("*.md"))
+GUIDES = [*sorted((ROOT / "docs").glob("*.md")), *DATASETS]
+PAGES = [ROOT / "README.md", *GUIDES, *ATTENTION, *THEORY]
 PAGES_BY_NAME = [pytest.param(page, id=f"{page.parent.name}-{page.stem}") for page in PAGES]
 FAMILY = str(ROOT / "neuroattn" / "theory") + r"/\1/__init__.py"
 # Made by a run or by the user, not part of the project.

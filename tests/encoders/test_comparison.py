@@ -221,3 +221,58 @@ def test_an_encoder_that_learns_from_other_subjects_is_refused_at_once():
     encoders = {"ridge": RidgeEncoder(), "bayes": EmpiricalBayesEncoder()}
     with pytest.raises(InputError, match="'bayes', a EmpiricalBayesEncoder: it learns from some"):
         Comparison(Source(), Means(), encoders)
+
+
+class Runs(Source):
+    """Every image shown once, three a run, in two sessions whose runs have the same numbers."""
+
+    def responses(self) -> xr.Dataset:
+        once = super().responses().isel(presentation=slice(0, 24))
+        count = once.sizes["presentation"]
+        place = np.arange(count) // 3
+        half = (place.max() + 1) // 2
+        return once.assign_coords(
+            session=("presentation", 1 + (place >= half)),
+            run=("presentation", 1 + place % half),
+        )
+
+
+@pytest.mark.parametrize("level", ["run", "session"])
+def test_folds_by_run_leave_whole_runs_out(tmp_path, level):
+    # Catches trials of a run on both sides, and runs of two sessions taken for one.
+    source = Runs()
+    shown = source.responses()
+    given = {"memory": Memory()}
+    experiment = Comparison(
+        source, Means(), given, folds=level, zscore=False, store=str(tmp_path / "store")
+    )
+    own = zip(shown["session"].values, shown["run"].values, strict=True)
+    of_image = dict(zip(shown["image"].values.tolist(), own, strict=True))
+    key = (lambda image: of_image[image]) if level == "run" else (lambda i: of_image[i][0])
+    found = [{key(image) for image in split["test"]} for split in experiment.splits]
+    assert all(len(groups) == 1 for groups in found)
+    assert len(found) == len(set().union(*found)) == len({key(i) for i in of_image})
+    for split in experiment.splits:
+        assert not {key(i) for i in split["train"]} & {key(i) for i in split["test"]}
+    lines = []
+    scores, _ = experiment.run(lines.append)
+    assert (scores["memory"].dataset["prediction"] == 0).all()
+    assert f"in each of {len(found)} folds" in lines[0]
+
+
+def test_folds_by_run_refuse_images_of_several_runs(tmp_path):
+    # Catches a leave-one-run-out in which the left-out images were seen in another run.
+    with pytest.raises(InputError, match=r"'im.*more than one session"):
+        _ = compare(tmp_path, folds="session").splits
+    with pytest.raises(InputError, match=r"'trial'.*run, session"):
+        compare(tmp_path, folds="trial")
+
+
+def test_folds_by_run_refuse_runs_that_nobody_knows(tmp_path):
+    # Catches sessions left out in place of runs.
+    class Unknown(Runs):
+        def responses(self) -> xr.Dataset:
+            return super().responses().assign_coords(run=("presentation", np.full(24, -1)))
+
+    with pytest.raises(InputError, match="run is unknown"):
+        _ = Comparison(Unknown(), Means(), {"memory": Memory()}, folds="run", zscore=False).splits

@@ -170,6 +170,25 @@ def test_presentations_of_an_image_stay_in_one_fold(seed, monkeypatch):
     assert (np.diff([fold_of[image] for image in TRAIN]) != 0).sum() > 10
 
 
+def test_images_of_a_group_stay_in_one_fold():
+    # Catches penalties chosen on the neighbours in time of what was fitted.
+    ids = [f"film{film}-{sample:05d}" for film in range(10) for sample in range(6)]
+    folds = module.deal_folds(ids, 5, 0, "-").numpy().reshape(10, 6)
+    assert (folds == folds[:, :1]).all()
+    assert len(set(folds[:, 0].tolist())) == 5
+    with pytest.raises(InputError, match="is not in the image id"):
+        RidgeEncoder(group_by="%").fit(FEATURES, RESPONSES)
+
+
+def test_a_group_mark_reaches_the_folds(monkeypatch):
+    # Catches an option that is stored and never used.
+    seen = []
+    dealt = module.deal_folds
+    monkeypatch.setattr(module, "deal_folds", lambda *a: seen.append(a[3]) or dealt(*a[:3]))
+    RidgeEncoder(group_by="-").fit(FEATURES, RESPONSES)
+    assert seen == ["-"]
+
+
 def test_pure_noise_with_repeats_is_shrunk_away():
     # Catches leaks between folds from the outside: with one, small penalties would win.
     draw = np.random.default_rng(3)

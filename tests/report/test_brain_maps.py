@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from neuroattn.data.schema import response_set
+from neuroattn.data.volumes import grid_of
 from neuroattn.errors import InputError, MismatchError
-from neuroattn.report import why_no_maps, write_maps
+from neuroattn.report import why_no_format, why_no_maps, write_maps
 from tests.report.small import surface_voxels, volume_voxels
 
 VALUES = np.array([0.1, -2.5, np.nan])
@@ -51,7 +52,7 @@ def test_each_subject_has_a_file_of_its_own(tmp_path: Path) -> None:
 
 def test_gifti_holds_each_value_at_its_vertex_of_its_hemisphere(tmp_path: Path) -> None:
     # Catches swapped hemispheres, values in storage order, and zeros outside.
-    left, right = write_maps({"r": np.arange(1.0, 6.0)}, surface_voxels(), tmp_path)
+    left, right = write_maps({"r": np.arange(1.0, 6.0)}, surface_voxels(), tmp_path, ["gifti"])
     assert [left.name, right.name] == ["sub-01_r_hemi-L.func.gii", "sub-01_r_hemi-R.func.gii"]
     image = nibabel.load(left)
     (column,) = image.darrays
@@ -68,7 +69,8 @@ def test_gifti_holds_each_value_at_its_vertex_of_its_hemisphere(tmp_path: Path) 
 def test_a_side_without_voxels_has_no_file(tmp_path: Path) -> None:
     # Catches an empty map of a hemisphere that was not measured, or a crash over it.
     voxels = surface_voxels().isel(voxel=[0, 2])
-    assert len(write_maps({"r": np.ones(2)}, voxels, tmp_path)) == 1
+    left = [path.name for path in write_maps({"r": np.ones(2)}, voxels, tmp_path)]
+    assert left == ["sub-01_r_hemi-L.func.gii", "lh.sub-01_r.mgh"]
 
 
 def test_voxels_that_share_a_place_are_averaged(tmp_path: Path) -> None:
@@ -77,7 +79,8 @@ def test_voxels_that_share_a_place_are_averaged(tmp_path: Path) -> None:
         i=("voxel", [1, 1, 1, 0, 0]), j=("voxel", [0] * 5), k=("voxel", [0] * 5)
     )
     voxels.attrs.update(affine=list(np.eye(4).ravel()), shape=[2, 1, 1])
-    files = write_maps({"r": np.array([1.0, 4.0, np.nan, 8.0, 8.0])}, voxels, tmp_path)
+    values = np.array([1.0, 4.0, np.nan, 8.0, 8.0])
+    files = write_maps({"r": values}, voxels, tmp_path, ["nifti", "gifti"])
     assert [path.suffixes[-1] for path in files] == [".gz", ".gii", ".gii"]
     np.testing.assert_array_equal(np.asarray(nibabel.load(files[0]).dataobj).ravel(), [8, 2.5])
 
@@ -129,3 +132,101 @@ def test_voxels_without_a_place_are_refused_with_the_reason(tmp_path: Path) -> N
     assert why_no_maps(volume_voxels()) == ""
     with pytest.raises(InputError, match="neither vertex nor i, j, k"):
         write_maps({"m": np.ones(2)}, voxels, tmp_path)
+
+
+def _with_header(tmp_path, affine, space="native"):
+    """Voxels of a NIfTI file with every field of its header set."""
+    image = nibabel.Nifti1Image(np.zeros((5, 7, 9, 4), np.int16), affine)
+    image.header.set_qform(affine, code=1)
+    image.header.set_sform(affine, code=3)
+    image.header.set_zooms((*image.header.get_zooms()[:3], 1.6))
+    image.header.set_xyzt_units("mm", "sec")
+    image.to_filename(tmp_path / "source.nii")
+    voxels = volume_voxels()
+    voxels.attrs.update(grid_of(tmp_path / "source.nii").attrs(), space=space)
+    return voxels, nibabel.load(tmp_path / "source.nii")
+
+
+def test_a_map_is_on_the_grid_of_the_source_header_and_all(tmp_path: Path) -> None:
+    # Catches resampling, a qform made from the sform, and the source's codes that get lost.
+    for name, flip in {"RAS": 1, "LAS": -1}.items():
+        affine = np.array(volume_voxels().attrs["affine"]).reshape(4, 4) @ np.diag([flip, 1, 1, 1])
+        voxels, source = _with_header(tmp_path, affine, "MNI")
+        (path,) = write_maps({"score": VALUES}, voxels, tmp_path / name)
+        image = nibabel.load(path)
+        data = np.asanyarray(image.dataobj)
+        assert (data[0, 6, 1], data[4, 0, 8]) == (np.float32(0.1), np.float32(-2.5))
+        assert np.isfinite(data).sum() == 2
+        np.testing.assert_array_equal(image.affine, source.affine)
+        for field in (
+            *("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+            *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"),
+        ):
+            assert image.header[field].tobytes() == source.header[field].tobytes(), field
+
+
+def _overlay(path: Path) -> np.ndarray:
+    # By its name nibabel leaves such a file open.
+    return np.asanyarray(nibabel.MGHImage.from_bytes(path.read_bytes()).dataobj)
+
+
+def test_freesurfer_finds_each_value_at_its_vertex(tmp_path: Path) -> None:
+    # Catches swapped hemispheres, and a shape that FreeSurfer does not take for an overlay.
+    left, right = write_maps({"r": np.arange(1.0, 6.0)}, surface_voxels(), tmp_path, ["mgh"])
+    assert [left.name, right.name] == ["lh.sub-01_r.mgh", "rh.sub-01_r.mgh"]
+    data = _overlay(left)
+    assert data.shape == (13, 1, 1)
+    assert data.dtype.kind + str(data.dtype.itemsize) == "f4"
+    assert data[[7, 0, 11], 0, 0].tolist() == [1, 3, 5]
+    assert np.isfinite(data).sum() == 3
+    other = _overlay(right)[:, 0, 0]
+    assert (len(other), other[11], other[3], np.isfinite(other).sum()) == (12, 2, 4, 2)
+
+
+def test_challenge_vertices_of_several_subjects_fill_whole_fsaverage_meshes(tmp_path: Path) -> None:
+    # Catches maps of as many vertices as the challenge has, and subjects that share a file.
+    rng = np.random.default_rng(5)
+    columns: dict = {"subject": [], "hemisphere": [], "vertex": []}
+    for subject, counts in {"subj01": (40, 30), "subj07": (20, 50)}.items():
+        for side, count in zip(("left", "right"), counts, strict=True):
+            columns["subject"] += [subject] * count
+            columns["hemisphere"] += [side] * count
+            columns["vertex"] += sorted(rng.choice(163842, count, replace=False).tolist())
+    voxels = response_set(
+        np.zeros((1, 140)),
+        presentation={"image": ["a"]},
+        voxel=columns,
+        attrs={"space": "challenge", "vertices_left": 163842, "vertices_right": 163842},
+    )
+    values = np.arange(1.0, 141)
+    files = write_maps({"raw": values}, voxels, tmp_path)
+    assert len(files) == 8
+    for path in files:
+        is_left = "hemi-L" in path.name or path.name.startswith("lh.")
+        data = nibabel.load(path).darrays[0].data if path.suffix == ".gii" else _overlay(path)
+        assert data.size == 163842
+        subject = "subj01" if "subj01" in path.name else "subj07"
+        side = "left" if is_left else "right"
+        here = (voxels["subject"].values == subject) & (voxels["hemisphere"].values == side)
+        np.testing.assert_array_equal(data.ravel()[voxels["vertex"].values[here]], values[here])
+        assert np.isfinite(data).sum() == here.sum()
+
+
+def test_a_format_that_the_voxels_do_not_allow_is_refused_with_the_reason(tmp_path: Path) -> None:
+    # Catches an empty folder for --format gifti, and a picture of a mesh that nobody ships.
+    assert why_no_format(volume_voxels()) == {
+        **dict.fromkeys(("nifti", "png", "html"), ""),
+        **dict.fromkeys(("gifti", "mgh"), why_no_format(volume_voxels())["mgh"]),
+    }
+    for wanted, voxels, part in (
+        ("gifti", volume_voxels(), "no vertex"),
+        ("nifti", surface_voxels(), "in no volume"),
+        ("png", surface_voxels(), "the mesh has"),
+        ("html", surface_voxels(space="native"), "needs vertices of fsaverage"),
+    ):
+        values = np.ones(voxels.sizes["voxel"])
+        with pytest.raises(InputError, match=f"format '{wanted}' cannot be written.*{part}"):
+            write_maps({"m": values}, voxels, tmp_path, [wanted])
+    with pytest.raises(InputError, match="did you mean 'gifti'"):
+        write_maps({"m": np.ones(5)}, surface_voxels(), tmp_path, ["gifty"])
+    assert not list(tmp_path.iterdir())

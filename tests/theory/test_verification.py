@@ -249,7 +249,7 @@ def test_a_pool_and_a_cluster_give_the_same_digits_as_a_serial_run(mine: Path) -
     assert len({each.comparisons[0].at_worst("measured") for each in serial}) == 4
     assert numbers(verify(ids, settings, files=[mine], jobs=2)) == numbers(serial)
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
     ) as cluster:
         sent = verify(ids, settings, files=[mine], scheduler=cluster.scheduler_address)
     assert numbers(sent) == numbers(serial)

@@ -6,8 +6,9 @@ from itertools import chain
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from neuroattn.data import SimulatedCortex
+from neuroattn.data import SimulatedCortex, Split
 from neuroattn.errors import InputError, MismatchError
 from neuroattn.features import GaborPyramid
 from neuroattn.training.datamodule import EncodingData, ResponseData, SplitPlan
@@ -152,3 +153,73 @@ def test_the_batch_size_is_that_of_the_modules_optimisation(tmp_path):
 
     data.trainer = Trainer
     assert [len(batch["index"]) for batch in data.train_dataloader()] == [3, 3, 3]
+
+
+class Agreed(SimulatedCortex):
+    """A data set with a split of its own."""
+
+    def splits(self):
+        ids = self.images().ids
+        return {"theirs": Split.from_lists(train=ids[:12], validation=ids[12:14], test=ids[20:])}
+
+
+def test_a_published_split_is_taken_by_its_name(tmp_path):
+    # Catches fractions that win over the split that the field agreed on.
+    cortex = Agreed(scenes=24, size=56, repeats=2, voxels=(1, 1))
+    data = EncodingData(
+        cortex, small_basis(), SplitPlan(published="theirs"), store=str(tmp_path / "store")
+    )
+    assert dict(data.split.parts) == dict(cortex.splits()["theirs"].parts)
+    assert set(data.part("test")["image"].values.tolist()) == set(cortex.images().ids[20:])
+
+
+class TwoParts(SimulatedCortex):
+    """A data set whose split has no validation images."""
+
+    def splits(self):
+        ids = self.images().ids
+        return {"theirs": Split.from_lists(train=ids[:20], test=ids[20:])}
+
+
+def test_a_published_split_without_validation_gets_one_from_its_training_images(tmp_path):
+    # Catches a validation on test images, and a recipe that cannot choose its epoch.
+    cortex = TwoParts(scenes=24, size=56, repeats=2, voxels=(1, 1))
+    plan = SplitPlan(published="theirs", validation=0.25, seed=1)
+    data = EncodingData(cortex, small_basis(), plan, store=str(tmp_path / "store"))
+    ids, parts = cortex.images().ids, data.split.parts
+    assert set(parts["test"]) == set(ids[20:])
+    assert len(parts["validation"]) == 5
+    assert set(parts["train"]) | set(parts["validation"]) == set(ids[:20])
+    without = SplitPlan(published="theirs", validation=0).split(data.responses, [cortex])
+    assert dict(without.parts) == dict(cortex.splits()["theirs"].parts)
+
+
+@pytest.mark.parametrize("plan", [SplitPlan(group_by="-"), SplitPlan(published="a", group_by="-")])
+def test_samples_of_one_film_stay_in_one_part(plan):
+    # Catches a validation on the neighbours in time of what was trained on.
+    ids = [f"film{film}-{sample:05d}" for film in range(20) for sample in range(7)]
+
+    class Films(SimulatedCortex):
+        def splits(self):
+            return {"a": Split.from_lists(train=ids[:98], test=ids[98:])}
+
+    split = plan.split(xr.Dataset(coords={"image": ids}), [Films()])
+    films = {part: {image[:6] for image in images} for part, images in split.parts.items()}
+    assert set(films) == {"train", "validation", "test"}
+    assert sum(map(len, films.values())) == len(set().union(*films.values()))
+
+
+@pytest.mark.parametrize(
+    ("source", "plan", "said"),
+    [
+        (Agreed, SplitPlan(published="thers"), "did you mean 'theirs'"),
+        (SimulatedCortex, SplitPlan(published="theirs"), "has no published split"),
+        (Agreed, SplitPlan(published="theirs", file="split.json"), "give one"),
+    ],
+)
+def test_a_published_split_that_is_not_there_is_told(tmp_path, source, plan, said):
+    # Catches a misspelt name that silently becomes a random split.
+    cortex = source(scenes=24, size=56, repeats=2, voxels=(1, 1))
+    data = EncodingData(cortex, small_basis(), plan, store=str(tmp_path / "store"))
+    with pytest.raises(InputError, match=said):
+        _ = data.split

@@ -190,7 +190,8 @@ class InContextData(EpisodeData):
     def split(self) -> Split:
         """One split of the images of all sources: a shared image is on one side for everybody."""
         images = np.concatenate([each["image"].values.astype(str) for each in self.prepared])
-        split = self.plan.split(xr.Dataset(coords={"image": ("presentation", images)}))
+        shown = xr.Dataset(coords={"image": ("presentation", images)})
+        split = self.plan.split(shown, self.sources)
         missing = [part for part in ("train", "validation", "test") if part not in split.parts]
         if missing:
             raise InputError(f"data.split has no part {missing[0]!r}; give it a fraction above 0.")
