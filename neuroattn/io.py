@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -11,15 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroattn.errors import FileError
+from neuroattn.errors import FileError, NeuroattnError
 
 if TYPE_CHECKING:
+    import h5py
     import torch
     import xarray as xr
 
+# git-annex leaves such a link or short text, "../.git/annex/objects/...", in place of content.
+_POINTER = re.compile(rb"[./][\w./-]*annex/objects/")
+_POINTER_BYTES = 1024
+
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, sync: bool = True) -> Iterator[Path]:
     """Yield a sibling path to write to; on success it takes the place of ``path``, else it goes.
 
     Works for files and for directories (a directory replaces an existing one as a whole).
@@ -28,6 +34,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     ----------
     path : str or Path
         The final place. Its parent is created.
+    sync : bool
+        Wait until a file is on the disk; without, it is whole after a kill but may be lost in a
+        power cut.
 
     Raises
     ------
@@ -39,7 +48,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield beside
-        _replace(beside, target)
+        _replace(beside, target, sync)
     except OSError as error:
         if isinstance(error, FileError):
             raise
@@ -54,7 +63,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             beside.unlink()
 
 
-def _replace(beside: Path, target: Path) -> None:
+def _replace(beside: Path, target: Path, sync: bool) -> None:
     if beside.is_dir() and target.is_dir():
         old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
         os.replace(target, old)
@@ -65,7 +74,7 @@ def _replace(beside: Path, target: Path) -> None:
             raise
         shutil.rmtree(old)
         return
-    if beside.is_file():
+    if sync and beside.is_file():
         with beside.open("rb") as stream:
             os.fsync(stream.fileno())
     os.replace(beside, target)
@@ -169,13 +178,61 @@ def existing(path: str | Path, what: str) -> Path:
     Raises
     ------
     FileError
-        If it is not; the message names the nearest parent that exists.
+        If it is not; the message names the nearest parent that exists, or the command that
+        brings what a link of DataLad stands for.
     """
     path = Path(path)
     if path.exists():
         return path
+    if path.is_symlink():
+        raise FileError(f"{what} {path} is a link to a file that is not here: {_fetch(path)}.")
     parent = next((p for p in path.absolute().parents if p.exists()), Path("/"))
     raise FileError(f"{what} {path} does not exist (the path exists as far as {parent}).")
+
+
+def _fetch(path: Path) -> str:
+    return f"with git-annex or DataLad, run `datalad get {path}`; else copy the file itself"
+
+
+@contextmanager
+def open_hdf5(
+    path: str | Path, what: str, advice: str = "Copy it again and compare sizes."
+) -> Iterator[h5py.File]:
+    """Yield an HDF5 file, open for reading; what is damaged is told when it is read, too.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    what : str
+        What messages call it.
+    advice : str
+        What to do about a damaged file, a sentence.
+
+    Raises
+    ------
+    FileError
+        If it is missing, not fetched by git-annex or DataLad, truncated or not HDF5, or if
+        something in the block cannot be read.
+    """
+    import h5py
+
+    place = existing(path, what)
+    size = place.stat().st_size
+    try:
+        if size < _POINTER_BYTES and _POINTER.match(place.read_bytes()):
+            raise FileError(
+                f"{what} {place} ({size} bytes) is a text in the place of content that was not "
+                f"fetched: {_fetch(place)}."
+            )
+        with h5py.File(place, "r") as file:
+            yield file
+    except NeuroattnError:
+        raise
+    except (OSError, RuntimeError, KeyError) as error:
+        raise FileError(
+            f"{what} {place} ({size} bytes) is truncated or not HDF5: {error}. {advice}"
+        ) from error
 
 
 def check_own_values(dataset: Any, path: str | Path) -> None:

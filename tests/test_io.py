@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
 from neuroattn import io
-from neuroattn.errors import FileError
+from neuroattn.errors import FileError, MismatchError
 from neuroattn.io import (
     atomic_path,
     existing,
+    open_hdf5,
     read_json,
     read_netcdf,
     read_tensors,
@@ -309,3 +311,101 @@ def test_a_dataset_comes_back_and_a_damaged_one_is_named(tmp_path: Path) -> None
         read_netcdf(path, "curve")
     with pytest.raises(FileError, match=r"none\.nc"):
         read_netcdf(tmp_path / "none.nc")
+
+
+def small_hdf5(path: Path) -> Path:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", data=np.arange(6.0), chunks=(3,), fletcher32=True)
+    return path
+
+
+def values(path: Path, name: str = "a") -> list[float]:
+    with open_hdf5(path, "betas", "Ask for it again.") as file:
+        return list(file[name][()])
+
+
+def test_an_hdf5_file_is_read_and_closed_again(tmp_path: Path) -> None:
+    """Catches a file that stays open, and one that is opened for writing."""
+    path = small_hdf5(tmp_path / "a.h5")
+    (tmp_path / "linked.h5").symlink_to("a.h5")
+    assert values(tmp_path / "linked.h5") == [0, 1, 2, 3, 4, 5]
+    with open_hdf5(str(path), "betas") as file:
+        assert file.mode == "r"
+    assert not file
+
+
+def test_a_missing_hdf5_file_is_told_by_what_it_is(tmp_path: Path) -> None:
+    """Catches the bare FileNotFoundError of the reading library."""
+    with pytest.raises(FileError, match=r"^betas .*gone\.h5 does not exist"):
+        values(tmp_path / "gone.h5")
+
+
+@pytest.mark.parametrize("content", [None, 100, b"", b"subject,voxel\n", b"annex/objects/"])
+def test_a_file_that_is_no_whole_hdf5_is_told_with_size_and_advice(
+    tmp_path: Path, content: bytes | int | None
+) -> None:
+    """Catches a library error without a name, and every small text taken for a pointer."""
+    path = small_hdf5(tmp_path / "a.h5")
+    whole = path.read_bytes()
+    kept = content if isinstance(content, bytes) else whole[: content or len(whole) - 20]
+    path.write_bytes(kept)
+    expected = rf"betas .*a\.h5 \({len(kept)} bytes\) is truncated or not HDF5: .*Ask for it again"
+    with pytest.raises(FileError, match=expected) as caught:
+        values(path)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize("target", [".git/annex/objects/none", "nothing"])
+def test_a_link_to_nothing_is_told_with_the_command_that_fetches_it(
+    tmp_path: Path, target: str
+) -> None:
+    """Catches 'does not exist' of a file that the folder lists."""
+    path = tmp_path / "a.h5"
+    path.symlink_to(tmp_path / target)
+    with pytest.raises(FileError, match=r"betas .*a\.h5 is a link to .*`datalad get .*a\.h5`"):
+        values(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/annex/objects/MD5E-s123--0123abcd.h5\n",
+        "../../.git/annex/objects/k7/Vx/MD5E-s123--0123abcd.h5/MD5E-s123--0123abcd.h5",
+        "../.git/modules/movie-10/annex/objects/k7/Vx/MD5E-s123--0123abcd.h5",
+    ],
+)
+def test_a_text_in_the_place_of_content_is_told_with_the_command(tmp_path: Path, text: str) -> None:
+    """Catches advice to compare sizes for what git-annex has not fetched yet."""
+    path = tmp_path / "a.h5"
+    path.write_text(text)
+    expected = rf"a\.h5 \({len(text)} bytes\) is a text .*not fetched: .*`datalad get .*a\.h5`"
+    with pytest.raises(FileError, match=expected):
+        values(path)
+
+
+def test_damage_that_shows_when_it_is_read_is_told_with_the_file(tmp_path: Path) -> None:
+    """Catches a checksum or a name that fails inside the block, where no file is named."""
+    path = small_hdf5(tmp_path / "a.h5")
+    content = bytearray(path.read_bytes())
+    content[content.index(np.arange(6.0)[1:3].tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FileError, match=r"a\.h5 \(\d+ bytes\) is .*: .*read.*Ask for it again"):
+        values(path)
+    with pytest.raises(FileError, match=r"betas .*a\.h5 .*'b'"):
+        values(path, "b")
+    expected = r"Copy it again and compare sizes\.$"
+    with pytest.raises(FileError, match=expected), open_hdf5(path, "betas"):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("error", [FileError("mine"), MismatchError("ours"), ValueError("bug")])
+def test_other_errors_in_the_block_pass_as_they_are(tmp_path: Path, error: Exception) -> None:
+    """Catches a message of ours that ends up inside another, and a bug told as a damaged file."""
+
+    def read() -> None:
+        with open_hdf5(small_hdf5(tmp_path / "a.h5"), "betas"):
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        read()
+    assert caught.value is error

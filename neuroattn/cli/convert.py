@@ -15,7 +15,8 @@ from jsonargparse import Namespace
 
 from neuroattn.cli.compare import CompareParser
 from neuroattn.cli.messages import constructor_errors
-from neuroattn.data.conversion import convert, needed_files
+from neuroattn.data.conversion import convert
+from neuroattn.data.conversion_plan import needed_files
 from neuroattn.data.sessions import SessionReader
 from neuroattn.errors import FileError, NeuroattnError
 from neuroattn.names import check_name

@@ -34,6 +34,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "SimulatedCortex": "simulated_cortex",
         "Split": "split",
         "split_by_image": "split",
+        "surface_image": "surface",
         "TableData": "own",
         "THINGS": "things",
         "to_fsaverage": "surface",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroattn.errors import FileError, InputError
-from neuroattn.io import check_own_values, existing
+from neuroattn.io import check_own_values, existing, open_hdf5
 from neuroattn.names import did_you_mean
 
 _ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -159,27 +159,18 @@ def _read_matlab(place: Path, dataset: str | None) -> NDArray[np.generic]:
 def _read_hdf5(place: Path, dataset: str | None) -> NDArray[np.generic]:
     import h5py
 
-    try:
-        with h5py.File(place, "r") as file:
-            found: list[str] = []
+    found: list[str] = []
 
-            def note(name: str, item: object) -> None:
-                # MATLAB keeps the cells of its cell arrays under #refs#: nobody asks for those.
-                if isinstance(item, h5py.Dataset) and not name.startswith("#refs#"):
-                    found.append(name)
+    def note(name: str, item: object) -> None:
+        # MATLAB keeps the cells of its cell arrays under #refs#: nobody asks for those.
+        if isinstance(item, h5py.Dataset) and not name.startswith("#refs#"):
+            found.append(name)
 
-            file.visititems(note)
-            name = _chosen(dataset.strip("/") if dataset else dataset, found, place)
-            check_own_values(file[name], place)
-            array: NDArray[np.generic] = np.asarray(file[name][()])
-    except FileError:
-        raise
-    except OSError as error:
-        raise FileError(
-            f"array file {place} ({place.stat().st_size} bytes) is truncated or no HDF5: {error}. "
-            "Copy it again and compare sizes."
-        ) from error
-    return array
+    with open_hdf5(place, "array file") as file:
+        file.visititems(note)
+        name = _chosen(dataset.strip("/") if dataset else dataset, found, place)
+        check_own_values(file[name], place)
+        return np.asarray(file[name][()])
 
 
 def _chosen(dataset: str | None, found: Sequence[str], place: Path) -> str:

@@ -37,7 +37,8 @@ JOB = 2**22
 AHEAD = 8
 #: Bytes of one request: systems cut longer ones short.
 REQUEST = 2**17
-_CHECKSUM = 4
+#: Bytes of the checksum after the values of a chunk.
+CHECKSUM = 4
 
 
 def lazy_response(path: str | Path) -> xr.Variable:
@@ -102,7 +103,7 @@ def _tail(array: zarr.Array[Any]) -> int | None:
         return None
     if len(codecs) == 1:
         return 0
-    return _CHECKSUM if len(codecs) == 2 and isinstance(codecs[1], Crc32cCodec) else None
+    return CHECKSUM if len(codecs) == 2 and isinstance(codecs[1], Crc32cCodec) else None
 
 
 @dataclass(frozen=True)
@@ -320,7 +321,7 @@ def write_chunk(path: Path, place: tuple[int, int], values: NDArray[np.float32])
     array = zarr.open_array(path, mode="r", zarr_format=3)
     rows, columns = array.chunks
     fits = len(values) == rows and values.shape[1] <= columns and values.dtype == array.dtype
-    if not fits or _tail(array) != _CHECKSUM:
+    if not fits or _tail(array) != CHECKSUM:
         raise FileError(
             f"{path} has chunks of {array.dtype} {array.chunks}; {values.dtype} {values.shape} "
             "cannot be written as one of them."
@@ -331,6 +332,6 @@ def write_chunk(path: Path, place: tuple[int, int], values: NDArray[np.float32])
         values = whole
     content = np.ascontiguousarray(values, dtype="<f4").reshape(-1).view(np.uint8)
     target = path / "c" / str(place[0]) / str(place[1])
-    with atomic_path(target) as beside, beside.open("wb") as stream:
+    with atomic_path(target, sync=False) as beside, beside.open("wb") as stream:
         stream.write(content.data)
-        stream.write(google_crc32c.value(content).to_bytes(_CHECKSUM, "little"))
+        stream.write(google_crc32c.value(content).to_bytes(CHECKSUM, "little"))

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from neuroattn.data.episodes import Episode, opened, read_episodes
+from neuroattn.data.episodes import Episode, read_episodes
 from neuroattn.data.film_splits import missing_episodes, published_splits
 from neuroattn.data.parcels import NETWORKS, read_parcel_names
 from neuroattn.data.schema import count_repetitions
@@ -23,6 +23,7 @@ from neuroattn.data.split import Split
 from neuroattn.errors import FileError, InputError, MismatchError
 from neuroattn.features.stimulus_table import StimulusTable, sample_of
 from neuroattn.images import NamedStimuli
+from neuroattn.io import open_hdf5
 from neuroattn.names import check_name
 
 SUBJECTS = (1, 2, 3, 5)
@@ -166,7 +167,7 @@ class CNeuroMod(SessionReader):
             If the file is damaged there, or samples hold NaN in every parcel.
         """
         run = self._runs[index]
-        with opened(run.path) as file:
+        with open_hdf5(run.path, "file of responses") as file:
             values = np.asarray(file[run.key][run.start : run.stop], dtype=np.float32)
         nothing = np.flatnonzero(np.isnan(values).all(axis=1))
         if nothing.size:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
+from filelock import FileLock, Timeout
 
-from neuroattn.data.chunk_files import lazy_response, write_chunk
+from neuroattn.data.chunk_files import CHECKSUM, lazy_response, write_chunk
+from neuroattn.data.conversion_plan import conversion_plan, require_same
 from neuroattn.data.sessions import (
     Session,
     SessionReader,
-    SourceFile,
     checked,
     rebatched,
     session_rows,
     with_response,
 )
 from neuroattn.data.split import Split
+from neuroattn.data.stimulus_index import stimulus_index, write_stimuli
 from neuroattn.data.storage import (
     check_zarr,
     chunk_shape,
@@ -41,8 +40,6 @@ from neuroattn.tasks import Workers, run_tasks
 
 RESPONSES, STIMULI, SPLITS, RECORD = "responses.zarr", "stimuli.csv", "splits", "conversion.json"
 _WORK = ".unfinished"
-_VERSION = 1
-_ENDS = 2**16
 
 
 def convert(
@@ -93,7 +90,7 @@ def convert(
     """
     Workers(jobs, scheduler)  # a mistake is told before anything is made
     place = _checked_place(Path(out), reader)
-    plan = _plan(reader, zscore)
+    plan = conversion_plan(reader, zscore)
     if (place / RECORD).exists():
         return _verified(place, plan, reader, progress)
     published = reader.labels()
@@ -107,41 +104,49 @@ def convert(
             f"{len(parts)} sessions {rows[-1].stop if rows else 0}."
         )
     # What is written last is asked for first: a mistake must not cost the hours between.
-    index = _stimuli(reader, labels), reader.splits()
+    index = stimulus_index(reader, labels), reader.splits()
     shape = labels.sizes["presentation"], labels.sizes["voxel"]
     chunks = chunk_shape(shape, [part.rows for part in parts])
     work = place / _WORK
     _begin(work, plan, shape, chunks)
-    group = _group(place)
+    try:
+        with FileLock(work / "lock", timeout=0):
+            _convert_sessions(
+                reader, place, parts, chunks[0], scale, Workers(jobs, scheduler), progress
+            )
+            return _finish(place, plan, reader, labels, *index)
+    except Timeout as error:
+        raise FileError(
+            f"another conversion is writing to {place} now; wait for it, or choose another folder."
+        ) from error
+
+
+def _convert_sessions(
+    reader: SessionReader,
+    place: Path,
+    parts: Sequence[Session],
+    height: int,
+    scale: bool,
+    workers: Workers,
+    progress: bool | None,
+) -> None:
+    """Convert the sessions that are not converted yet."""
+    work, group, rows = place / _WORK, _group(place), session_rows(parts)
     done = [_is_done(work, index) for index in range(len(parts))]
     with ticker(len(parts), "sessions", progress, sum(done)) as tick:
-        alone = jobs == 1 and scheduler is None
-        for wave in [range(len(parts))] if alone else _waves(rows, chunks[0]):
+        for wave in [range(len(parts))] if workers.here else _waves(rows, height):
             todo = [index for index in wave if not done[index]]
             shared = (reader, str(group.absolute()), scale)
             tasks = [(index, parts[index], rows[index]) for index in todo]
             for position, _ in run_tasks(
-                _convert_session, tasks, shared=shared, jobs=jobs, scheduler=scheduler
+                _convert_session,
+                tasks,
+                shared=shared,
+                jobs=workers.jobs,
+                scheduler=workers.scheduler,
             ):
                 write_json(_mark(work, todo[position]), {"rows": parts[todo[position]].rows})
                 tick(1)
-    return _finish(place, plan, reader, labels, *index)
-
-
-def needed_files(reader: SessionReader) -> list[tuple[SourceFile, int | None]]:
-    """Return the files that a conversion reads, each with its bytes, or None if it is missing."""
-    return [(file, _bytes(file.path)) for file in reader.files()]
-
-
-def _bytes(path: Path) -> int | None:
-    if path.is_dir():
-        return sum(size for _, size in _listed(path))
-    return path.stat().st_size if path.is_file() else None
-
-
-def _listed(folder: Path) -> list[tuple[str, int]]:
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    return sorted((file.relative_to(folder).as_posix(), file.stat().st_size) for file in files)
 
 
 def _checked_place(out: Path, reader: SessionReader) -> Path:
@@ -166,52 +171,6 @@ def _checked_place(out: Path, reader: SessionReader) -> Path:
     return out
 
 
-def _plan(reader: SessionReader, zscore: bool) -> dict[str, Any]:
-    """Return what decides the result: reader, options, and what the source files are."""
-    files = needed_files(reader)
-    missing = [file for file, size in files if size is None and file.required]
-    if missing:
-        listed = "; ".join(f"{file.path} ({file.what})" for file in missing[:5])
-        raise FileError(
-            f"{len(missing)} of {len(files)} files are missing: {listed}"
-            f"{' …' if len(missing) > 5 else ''}. List all of them with --dry-run."
-        )
-    kind = type(reader)
-    return {
-        "version": _VERSION,
-        "reader": f"{kind.__module__}.{kind.__qualname__}",
-        "options": _anywhere(reader.options()),
-        "zscore": zscore,
-        "files": [
-            {"path": _relative(file.path, reader), "what": file.what, "bytes": size, **_ends(file)}
-            for file, size in files
-            if size is not None
-        ],
-    }
-
-
-def _anywhere(options: dict[str, Any]) -> dict[str, Any]:
-    """Name the source so that its images are found from another folder, too."""
-    given = options.get("path")
-    return {**options, "path": os.path.abspath(given)} if isinstance(given, str) else options
-
-
-def _relative(path: Path, reader: SessionReader) -> str:
-    source = Path(str(getattr(reader, "path", ".")))
-    return path.relative_to(source).as_posix() if path.is_relative_to(source) else str(path)
-
-
-def _ends(file: SourceFile) -> dict[str, str]:
-    """Tell a file by its first and last 64 KiB: dates change when data are copied."""
-    if file.path.is_dir():
-        return {"sha256_of_names": hashlib.sha256(repr(_listed(file.path)).encode()).hexdigest()}
-    with file.path.open("rb") as stream:
-        digest = hashlib.sha256(stream.read(_ENDS))
-        stream.seek(max(0, os.fstat(stream.fileno()).st_size - _ENDS))
-        digest.update(stream.read())
-    return {"sha256_of_ends": digest.hexdigest()}
-
-
 def _scaled_labels(labels: xr.Dataset, parts: Sequence[Session]) -> xr.Dataset:
     """Return the labels of responses that are z-scored part by part, if a part is a session."""
     if labels.attrs["zscored"] == "session":
@@ -231,42 +190,12 @@ def _begin(
 ) -> None:
     """Make the folder of an unfinished conversion, or see that it is of this one."""
     if work.exists():
-        _require_same(read_json(work / "plan.json"), plan, work)
+        require_same(read_json(work / "plan.json"), plan, work)
         return
     with atomic_path(work) as beside:
         (beside / "done").mkdir(parents=True)
         write_json(beside / "plan.json", plan)
         create_response(beside / RESPONSES, shape, chunks)
-
-
-def _require_same(before: Any, now: Mapping[str, Any], where: Path) -> None:
-    """Refuse to go on with, or to verify, what came from other options or other files."""
-    if not isinstance(before, dict) or not now.keys() <= before.keys():
-        raise FileError(f"the record of {where} is not one of a conversion; convert again.")
-    for key in ("version", "reader", "zscore"):
-        if before[key] != now[key]:
-            raise FileError(
-                f"{where} is of a conversion with {key}={before[key]!r}, now it is {now[key]!r}; "
-                "choose another folder, or remove this one."
-            )
-    for name in sorted({*before["options"], *now["options"]} - {"path"}):
-        old, new = before["options"].get(name), now["options"].get(name)
-        if old != new:
-            raise FileError(
-                f"{where} is of a conversion with {name}={old!r}, now it is {new!r}; choose "
-                "another folder, or remove this one."
-            )
-    files = {file["path"]: file for file in before["files"]}
-    for file in now["files"]:
-        old = files.pop(file["path"], None)
-        if old != file:
-            found = "is new" if old is None else f"had {old['bytes']} bytes, has {file['bytes']}"
-            raise FileError(
-                f"{file['path']} ({file['what']}) {found} or another content since the conversion "
-                f"in {where}. Put the file back, or convert into another folder."
-            )
-    if files:
-        raise FileError(f"{next(iter(files))} is gone since the conversion in {where}.")
 
 
 def _group(place: Path) -> Path:
@@ -344,14 +273,13 @@ def _finish(
     agreement: dict[str, float] = {}
     if len(images) < labels.sizes["presentation"]:
         estimated = add_ncsnr(whole)["ncsnr"]
-        shipped = labels["ncsnr"].values if "ncsnr" in labels else _shipped(reader)
-        agreement = {} if shipped is None else _agreement(estimated.values, shipped)
+        agreement = _agreement_with_shipped(reader, whole, estimated)
         if "ncsnr" not in labels:
             whole = whole.assign(ncsnr=estimated)
     finish_zarr(group, whole.drop_vars("response"))
     if group != place / RESPONSES:
         os.replace(group, place / RESPONSES)
-    _write_stimuli(place / STIMULI, stimuli)
+    write_stimuli(place / STIMULI, stimuli)
     for name, split in splits.items():
         split.save(place / SPLITS / f"{name}.json")
     _remove_half_written(place)
@@ -374,11 +302,14 @@ def _require_all_chunks(group: Path, place: Path) -> None:
     array = open_response(group)
     for half_written in group.rglob("*.part*"):  # what a kill left behind
         half_written.unlink()
-    there = sum(file.is_file() for file in (group / "response" / "c").rglob("*"))
+    whole = 4 * array.chunks[0] * array.chunks[1] + CHECKSUM
+    blocks = (file for file in (group / "response" / "c").rglob("*") if file.is_file())
+    there = sum(file.stat().st_size == whole for file in blocks)
     if there != array.nchunks:
         raise FileError(
-            f"{group} holds {there} of {array.nchunks} blocks, though every session was converted: "
-            f"files were removed or lost. Remove {place / _WORK} and convert again."
+            f"{group} holds {there} of {array.nchunks} blocks of {whole} bytes, though every "
+            f"session was converted: files were lost, in a power cut perhaps. Remove "
+            f"{place / _WORK} and convert again."
         )
 
 
@@ -409,11 +340,18 @@ def _written(place: Path) -> dict[str, str]:
     }
 
 
-def _shipped(reader: SessionReader) -> NDArray[np.float64] | None:
-    """Return the ncsnr that a data set ships beside its responses, where its reader knows it."""
-    found = getattr(reader, "shipped_ncsnr", None)
-    shipped: NDArray[np.float64] | None = None if found is None else found()
-    return shipped
+def _agreement_with_shipped(
+    reader: SessionReader, whole: xr.Dataset, estimated: xr.DataArray
+) -> dict[str, float]:
+    """Compare the ncsnr with the map that the data set ships, estimated as that was."""
+    shipped = whole["ncsnr"].values if "ncsnr" in whole else reader.shipped_ncsnr()
+    if shipped is None:
+        return {}
+    _, counts = np.unique(whole["image"].values, return_counts=True)
+    repeats = reader.shipped_repeats
+    if repeats in counts and not set(counts.tolist()) <= {1, repeats}:
+        estimated = add_ncsnr(whole, repeats)["ncsnr"]
+    return _agreement(estimated.values, shipped)
 
 
 def _agreement(ours: Any, shipped: Any) -> dict[str, float]:
@@ -429,30 +367,11 @@ def _agreement(ours: Any, shipped: Any) -> dict[str, float]:
     return agreement
 
 
-def _stimuli(reader: SessionReader, labels: xr.Dataset) -> Mapping[str, Sequence[str | int]]:
-    """Return the stimulus index, if it lists the images of the presentations, each once."""
-    columns = reader.stimuli()
-    listed, shown = list(columns["image"]), set(labels["image"].values.tolist())
-    if len(listed) != len(shown) or set(listed) != shown:
-        raise MismatchError(
-            f"the stimulus index of {type(reader).__name__} lists {len(listed)} images, "
-            f"{len(shown)} were shown; needed is one line for each that was."
-        )
-    return columns
-
-
-def _write_stimuli(path: Path, columns: Mapping[str, Sequence[str | int]]) -> None:
-    with atomic_path(path) as beside, beside.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-
-
 def _verified(
     place: Path, plan: Mapping[str, Any], reader: SessionReader, progress: bool | None
 ) -> dict[str, Any]:
     record: dict[str, Any] = read_json(place / RECORD)
-    _require_same(record, plan, place)
+    require_same(record, plan, place)
     now = _written(place)
     for name, digest in record.get("written", {}).items():
         if now.get(name) != digest:
@@ -471,29 +390,3 @@ def _verified(
         for count in check_zarr(place / RESPONSES, known):
             tick(count)
     return {**record, "verified": True}
-
-
-def stimulus_rows(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the lines of a stimulus index.
-
-    Raises
-    ------
-    FileError
-        If it is missing or has not the columns of one.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            lines = csv.DictReader(stream)
-            if not {"image", "file", "dataset", "index"} <= set(lines.fieldnames or ()):
-                raise FileError(f"{path} has the columns {lines.fieldnames}, no stimulus index.")
-            for line in lines:
-                if None in line.values() or not re.fullmatch(r"-1|\d+", line["index"]):
-                    raise FileError(
-                        f"{path}, line {lines.line_num} is damaged: index {line['index']!r}; "
-                        "needed is a whole number, and every column. Convert again."
-                    )
-                yield line
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        if isinstance(error, FileError):
-            raise
-        raise FileError(f"{path} cannot be read: {error}. Convert again.") from error

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from neuroattn.data.conversion import RECORD, RESPONSES, SPLITS, STIMULI, stimulus_rows
+from neuroattn.data.conversion import RECORD, RESPONSES, SPLITS, STIMULI
 from neuroattn.data.reader import Reader
 from neuroattn.data.schema import ResponseSet
 from neuroattn.data.split import Split
+from neuroattn.data.stimulus_index import stimulus_rows
 from neuroattn.data.storage import open_responses
 from neuroattn.errors import FileError
 from neuroattn.images import ImageFiles, ImageHDF5, Images, JoinedImages, NamedStimuli

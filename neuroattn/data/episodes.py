@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 
 from neuroattn.errors import FileError, InputError, MismatchError
 from neuroattn.features.stimulus_table import StimulusTable
-from neuroattn.io import check_own_values, existing
+from neuroattn.io import check_own_values, open_hdf5
 
 _KEYS = {
     "friends": re.compile(r"ses-(\d+)_task-(s\d+e\d+[a-z])(?:_run-\d+)?"),
@@ -106,7 +104,7 @@ def read_episodes(
     """
     found: list[Episode] = []
     seen: dict[str, str] = {}
-    with opened(path) as file:
+    with open_hdf5(path, "file of responses") as file:
         for key in file:
             episode = _episode(path, task, key, file[key], drop, table)
             # The same recording under two keys would be doubled or wrongly named data.
@@ -121,32 +119,6 @@ def read_episodes(
     if not found:
         raise FileError(f"{path} holds no recording of {task}. Fetch it again.")
     return sorted(found, key=lambda episode: (episode.session, episode.key))
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """Yield an HDF5 file, open for reading.
-
-    Raises
-    ------
-    FileError
-        If it is missing, not fetched by DataLad, or damaged.
-    """
-    import h5py
-
-    if path.is_symlink() and not path.exists():
-        raise FileError(f"{path} is a link to content that was not fetched: `datalad get {path}`.")
-    existing(path, "file of responses")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except FileError:
-        raise
-    except (OSError, RuntimeError, KeyError) as error:
-        raise FileError(
-            f"{path} ({path.stat().st_size} bytes) is truncated or not HDF5: {error}. If it is a "
-            "small text, `datalad get` brings the content; else copy it again."
-        ) from error
 
 
 def _episode(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from neuroattn.errors import FileError
-from neuroattn.io import check_own_values, existing
+from neuroattn.io import check_own_values, open_hdf5
 
 _NUMBERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1")
 _LABELS = (*_NUMBERS, "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
@@ -60,19 +60,8 @@ def open_frame(path: str | Path) -> Iterator[list[Block]]:
         If the file is missing, truncated, holds no or several data frames, one in another
         format, or labels that are neither numbers nor text.
     """
-    import h5py
-
-    place = existing(path, "data frame")
-    try:
-        with h5py.File(place, "r") as file:
-            yield _blocks(file, place)
-    except FileError:
-        raise
-    except (OSError, RuntimeError, KeyError) as error:
-        raise FileError(
-            f"data frame {place} ({place.stat().st_size} bytes) is truncated or no HDF5 file: "
-            f"{error}. Copy it again and compare sizes."
-        ) from error
+    with open_hdf5(path, "data frame") as file:
+        yield _blocks(file, Path(path))
 
 
 def _blocks(file: Any, place: Path) -> list[Block]:

@@ -85,6 +85,13 @@ class SessionReader(Reader):
         further columns are what else is known.
         """
 
+    #: How often an image was shown that the shipped ncsnr is estimated from; None: twice or more.
+    shipped_repeats: int | None = None
+
+    def shipped_ncsnr(self) -> NDArray[np.float64] | None:
+        """Return the ncsnr (voxel) that the data set ships, None if it does not."""
+        return None
+
     def options(self) -> dict[str, Any]:
         """Return the arguments of the constructor, which stores each under its own name.
 

@@ -122,13 +122,15 @@ def zscore_block(values: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDAr
     return (exact - mean) / spread, flat
 
 
-def add_ncsnr(dataset: ResponseSet) -> ResponseSet:
+def add_ncsnr(dataset: ResponseSet, repeats: int | None = None) -> ResponseSet:
     """Add ``ncsnr (voxel)``, estimated from the repeated images.
 
     Parameters
     ----------
     dataset : xarray.Dataset
         A response set with single presentations, some images of it shown more than once.
+    repeats : int, optional
+        Use only images shown exactly so often; by default all shown twice or more.
 
     Raises
     ------
@@ -151,6 +153,6 @@ def add_ncsnr(dataset: ResponseSet) -> ResponseSet:
         )
     estimate = np.empty(dataset.sizes["voxel"])
     for block, values in voxel_blocks(dataset):
-        estimate[block] = ncsnr(values, images, dataset["session"].values)
+        estimate[block] = ncsnr(values, images, dataset["session"].values, repeats=repeats)
     added: xr.Dataset = dataset.assign(ncsnr=("voxel", estimate))
     return added

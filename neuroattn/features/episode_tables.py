@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroattn.errors import FileError, MismatchError
-from neuroattn.io import check_own_values, existing
+from neuroattn.io import check_own_values, existing, open_hdf5
 from neuroattn.names import did_you_mean
 
 _HDF5 = (".h5", ".hdf5")
@@ -50,7 +48,7 @@ class EpisodeTables:
             files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.name[0] != ".")
             named = [(file.stem, file, "") for file in files]
         elif path.suffix in _HDF5:
-            with _opened(path) as file:
+            with open_hdf5(path, "stimulus table") as file:
                 named = [(key.split("/")[0], path, key) for key in _datasets(file)]
         else:
             raise FileError(
@@ -118,7 +116,7 @@ class EpisodeTables:
 def _shape(path: Path, key: str) -> tuple[int, int]:
     if path.suffix not in _HDF5:
         return _checked_shape(_plain(path), path)
-    with _opened(path) as file:
+    with open_hdf5(path, "stimulus table") as file:
         data = file[_only(path, key, file)]
         check_own_values(data, path)
         return _checked_shape(data, path)
@@ -127,7 +125,7 @@ def _shape(path: Path, key: str) -> tuple[int, int]:
 def _read(path: Path, key: str) -> NDArray[np.float32]:
     if path.suffix not in _HDF5:
         return np.asarray(_plain(path), dtype=np.float32)
-    with _opened(path) as file:
+    with open_hdf5(path, "stimulus table") as file:
         return np.asarray(file[_only(path, key, file)][()], dtype=np.float32)
 
 
@@ -152,22 +150,6 @@ def _datasets(file: Any) -> list[str]:
 
     file.visititems(note)
     return found
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except FileError:
-        raise
-    except (OSError, RuntimeError, KeyError) as error:
-        raise FileError(
-            f"stimulus table {path} ({path.stat().st_size} bytes) is truncated or not HDF5: "
-            f"{error}. Copy it again and compare sizes."
-        ) from error
 
 
 def _plain(path: Path) -> NDArray[Any]:

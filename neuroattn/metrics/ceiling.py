@@ -284,12 +284,14 @@ def _variance(values: npt.NDArray[Any]) -> Float64:
 def _standardised(values: Float64, session: npt.NDArray[np.intp], sizes: Any) -> Float64:
     result = np.empty_like(values)
     for index in range(len(sizes)):
-        rows = values[session == index]
-        shifted = rows - rows[0]
+        here = session == index
+        rows = values[here]
         with np.errstate(divide="ignore", invalid="ignore"):
-            centred = shifted - shifted.mean(axis=0)
-            scale = np.sqrt((centred**2).sum(axis=0) / max(len(rows) - 1, 1))
-            result[session == index] = np.where(scale > 0, centred / scale, np.nan)
+            # The first row goes first, so that a large mean costs no digits.
+            rows -= rows[0].copy()
+            rows -= rows.mean(axis=0)
+            scale = np.sqrt(np.einsum("rv,rv->v", rows, rows) / max(len(rows) - 1, 1))
+            result[here] = rows / np.where(scale > 0, scale, np.nan)
     return result
 
 

@@ -123,12 +123,13 @@ def _slices(
     figure.set_layout_engine("none")
     mni = voxels.attrs.get("space") == "MNI"
     image, least = _shown(values, voxels, limits)
+    mode, cuts = _cuts(voxels)
     with _quiet():
         display = plot_img(
             _background(voxels),
             bg_img=None,
-            display_mode="mosaic",
-            cut_coords=_cuts(voxels),
+            display_mode=mode,
+            cut_coords=cuts,
             figure=figure,
             axes=(0.0, 0.0, 1.0, 1.0),
             black_bg=False,
@@ -287,13 +288,20 @@ def _image(data: NDArray[np.float32], voxels: xr.Dataset) -> Any:
     return nifti_image(data, voxels).slicer[tuple(box)]
 
 
-def _cuts(voxels: xr.Dataset) -> dict[str, list[float]]:
-    """Return where to cut across each axis, in mm: evenly through the box around the voxels."""
+def _cuts(voxels: xr.Dataset) -> tuple[str, Any]:
+    """Return nilearn's mode and where to cut, in mm: evenly through the box around the voxels.
+
+    Voxels of a single slice are drawn in its plane alone; edge-on there is nothing to see.
+    """
     ijk = np.stack([voxels[axis].to_numpy() for axis in "ijk"])
     places = affine(voxels)[:3, :3] @ ijk + affine(voxels)[:3, 3:]
     low, high = places.min(axis=1), places.max(axis=1)
+    flat = np.flatnonzero(high - low < 1e-3)
+    if len(flat):
+        return "xyz"[flat[0]], [float(low[flat[0]])]
     steps = (np.arange(_SLICES) + 0.5) / _SLICES
-    return {axis: (low[n] + steps * (high[n] - low[n])).tolist() for n, axis in enumerate("xyz")}
+    cuts = {axis: (low[n] + steps * (high[n] - low[n])).tolist() for n, axis in enumerate("xyz")}
+    return "mosaic", cuts
 
 
 @contextmanager

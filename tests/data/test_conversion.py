@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from neuroattn.data import Algonauts2023, Converted, convert, open_responses, zscore_within_session
-from neuroattn.data.conversion import _waves, needed_files
+from neuroattn.data.chunk_files import ChunkFiles
+from neuroattn.data.conversion import _waves
+from neuroattn.data.conversion_plan import needed_files
 from neuroattn.data.storage import check_zarr
 from neuroattn.errors import FileError, InputError, MismatchError, NeuroattnError
 from tests.data.layouts import algonauts23_mini
@@ -201,8 +204,8 @@ def test_a_killed_conversion_goes_on_where_it_was(tmp_path, jobs, lengths) -> No
         ("finish_zarr", False),
         ("finish_zarr", True),
         ("os.replace", True),
-        ("_write_stimuli", False),
-        ("_write_stimuli", True),
+        ("write_stimuli", False),
+        ("write_stimuli", True),
         ("Split.save", True),
         ("_written", True),
         ("shutil.rmtree", False),
@@ -406,3 +409,77 @@ def test_the_record_is_plain(tmp_path, source) -> None:
     assert [session["rows"] for session in record["sessions"]] == [5, 5, 5]
     total = sum(check_zarr(tmp_path / "out/responses.zarr", Toy(str(source)).labels()))
     assert total == 15 * 11
+
+
+def test_two_conversions_never_write_to_one_folder(tmp_path, source) -> None:
+    """Catches two processes that take each other's half-written files for rubbish."""
+    reader = Toy(str(source), deadly=str(tmp_path / "mark"))
+    process = multiprocessing.get_context("spawn").Process(
+        target=convert, args=(reader, tmp_path / "out")
+    )
+    process.start()
+    process.join(60)
+    with (
+        FileLock(tmp_path / "out/.unfinished/lock"),
+        pytest.raises(FileError, match="another conversion is writing"),
+    ):
+        convert(reader, tmp_path / "out")
+    assert not convert(reader, tmp_path / "out")["verified"]
+
+
+def test_a_source_that_is_not_there_is_one_message(tmp_path) -> None:
+    """Catches a list of forty missing files where a path was misspelt."""
+    with pytest.raises(FileError, match=r"source .*sourc does not exist"):
+        convert(Toy(str(tmp_path / "sourc")), tmp_path / "out")
+
+
+class Shipping(Toy):
+    """A toy whose ceiling is published, estimated from the images shown exactly so often."""
+
+    shipped_repeats = 3
+
+    def shipped_ncsnr(self) -> np.ndarray:
+        from neuroattn.metrics import ncsnr
+
+        whole = self.responses()
+        sessions = whole["session"].values
+        return ncsnr(whole["response"].values, whole["image"].values, sessions, repeats=3)
+
+
+def test_the_agreement_with_a_shipped_ceiling_is_estimated_as_that_was(tmp_path) -> None:
+    """Catches a disagreement that is only one of which images count."""
+    source = write_toy(tmp_path / "source", (6, 6, 6), images=8)
+    design = ["image0"] * 2 + ["image1"] * 3 + ["image2"] * 3 + ["image3"] * 3
+    design += ["image4"] * 2 + ["image5"] * 2 + ["image6"] * 2 + ["image7"]
+    order = np.random.default_rng(0).permutation(18)
+    (source / "design.txt").write_text("\n".join(np.array(design)[order]))
+    found = convert(Shipping(str(source)), tmp_path / "out")["ncsnr"]
+    assert found["median_absolute_difference"] == pytest.approx(0, abs=1e-12)
+    assert found["correlation"] == pytest.approx(1)
+    whole = Shipping(str(source)).responses()
+    ours = open_responses(tmp_path / "out/responses.zarr")["ncsnr"].values
+    assert not np.allclose(ours, Shipping(str(source)).shipped_ncsnr(), equal_nan=True)
+    assert whole.sizes["voxel"] == found["voxels"] == len(ours)
+
+
+def test_a_large_set_is_saved_again_without_holding_it(tmp_path, source, monkeypatch) -> None:
+    """Catches a copy of a lazily opened set that is read whole."""
+    from neuroattn.data import save, storage
+
+    convert(Toy(str(source)), tmp_path / "out")
+    monkeypatch.setattr(storage, "_CHUNK_ROWS", 4)
+    monkeypatch.setattr(storage, "_CHUNK_VOXELS", 3)
+    largest = []
+    fill = ChunkFiles.__getitem__
+
+    def counted(self, key):
+        read = fill(self, key)
+        largest.append(np.asarray(read).size)
+        return read
+
+    monkeypatch.setattr(ChunkFiles, "__getitem__", counted)
+    lazy = open_responses(tmp_path / "out/responses.zarr")
+    monkeypatch.setattr("neuroattn.data.storage.validate", lambda dataset, **_: dataset)
+    save(lazy, tmp_path / "copy.zarr")
+    assert max(largest) <= 4 * 3
+    assert open_responses(tmp_path / "copy.zarr").identical(lazy)

@@ -96,7 +96,7 @@ def test_other_files_are_told(tmp_path) -> None:
     with pytest.raises(FileError, match="of no pandas type"), open_frame(path):
         pass
     path.write_bytes(b"pandas")
-    with pytest.raises(FileError, match=r"a\.h5.*no HDF5"), open_frame(path):
+    with pytest.raises(FileError, match=r"a\.h5.*not HDF5"), open_frame(path):
         pass
     with pytest.raises(FileError, match="does not exist"), open_frame(tmp_path / "b.h5"):
         pass

@@ -216,3 +216,27 @@ def test_all_that_the_voxels_allow_is_written_and_is_the_same_again(tmp_path) ->
         "sub-01_raw_surface.html",
     ]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+@pytest.mark.parametrize(("axis", "world"), [("i", "x"), ("j", "y"), ("k", "z")])
+def test_a_single_slice_is_drawn_in_its_own_plane(axis, world) -> None:
+    """Catches rows of empty panels, edge-on, beside a picture too small to see."""
+    from neuroattn.report.map_pictures import _cuts
+
+    places = {axis: np.full(4, 2)}
+    others = [name for name in "ijk" if name != axis]
+    places[others[0]], places[others[1]] = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    scale = {"i": 2.0, "j": 3.0, "k": 4.0}
+    voxels = response_set(
+        np.zeros((1, 4)),
+        presentation={"image": ["a"]},
+        voxel={"subject": "s", "hemisphere": "both", **places},
+        attrs={
+            "space": "native",
+            "affine": [2.0, 0, 0, -1, 0, 3.0, 0, -1, 0, 0, 4.0, -1, 0, 0, 0, 1],
+            "shape": [3, 3, 3],
+        },
+    )
+    assert _cuts(voxels) == (world, [2 * scale[axis] - 1])
+    assert _cuts(_block())[0] == "mosaic"
+    assert set(map_pictures(np.arange(4.0), voxels, "map")) == {"slices.png"}

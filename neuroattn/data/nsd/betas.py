@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from neuroattn.data.volumes import open_volume, reading
 from neuroattn.errors import FileError
-from neuroattn.io import check_own_values, existing
+from neuroattn.io import check_own_values, existing, open_hdf5
 
 #: NSD stores percent signal change times this as int16; no header says so.
 STORED_PER_PERCENT = 300
-_PIECE_BYTES = 64 * 2**20
+_PIECE_BYTES = 16 * 2**20
 # So few voxels may all be 0 in a trial by chance: |percent| < 1/600 rounds to 0.
 _FEW_VOXELS = 10
 
@@ -168,23 +168,15 @@ class HDF5Betas(Betas):
     def _opened(self) -> Iterator[Any]:
         import h5py
 
-        try:
-            with h5py.File(self.path, "r") as file:
-                data = file.get("betas")
-                if not isinstance(data, h5py.Dataset):
-                    raise FileError(
-                        f"betas {self.path} hold {sorted(file)}, no dataset 'betas'; is it another "
-                        "file of NSD under this name?"
-                    )
-                check_own_values(data, self.path)
-                yield data
-        except FileError:
-            raise
-        except (OSError, RuntimeError) as error:
-            raise FileError(
-                f"betas {self.path} ({self.path.stat().st_size} bytes) are truncated or no HDF5: "
-                f"{error}. Download the file again and compare sizes."
-            ) from error
+        with open_hdf5(self.path, "file of betas", "Download it again and compare sizes.") as file:
+            data = file.get("betas")
+            if not isinstance(data, h5py.Dataset):
+                raise FileError(
+                    f"betas {self.path} hold {sorted(file)}, no dataset 'betas'; is it another "
+                    "file of NSD under this name?"
+                )
+            check_own_values(data, self.path)
+            yield data
 
 
 class NiftiBetas(Betas):

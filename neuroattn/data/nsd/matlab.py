@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroattn.errors import FileError
-from neuroattn.io import check_own_values, existing
+from neuroattn.io import check_own_values, existing, open_hdf5
 
 
 def read_matlab(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
@@ -89,18 +89,10 @@ def _read_5(place: Path, names: list[str]) -> dict[str, Any]:
 def _read_73(place: Path, names: list[str]) -> dict[str, Any]:
     import h5py
 
-    try:
-        with h5py.File(place, "r") as file:
-            items = {name: file.get(name) for name in names}
-            found = {n: item for n, item in items.items() if isinstance(item, h5py.Dataset)}
-            for item in found.values():
-                check_own_values(item, place)
-            # MATLAB's axes come reversed.
-            return {name: np.asarray(item[()]).T for name, item in found.items()}
-    except FileError:
-        raise
-    except (OSError, RuntimeError) as error:
-        raise FileError(
-            f"MATLAB file {place} ({place.stat().st_size} bytes) is truncated: {error}. Download "
-            "it again and compare sizes."
-        ) from error
+    with open_hdf5(place, "MATLAB file", "Download it again and compare sizes.") as file:
+        items = {name: file.get(name) for name in names}
+        found = {n: item for n, item in items.items() if isinstance(item, h5py.Dataset)}
+        for item in found.values():
+            check_own_values(item, place)
+        # MATLAB's axes come reversed.
+        return {name: np.asarray(item[()]).T for name, item in found.items()}

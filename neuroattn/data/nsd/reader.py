@@ -73,6 +73,7 @@ class NSD(NsdReader):
 
     spaces = (*VOLUMES, *SURFACES)
     preparations = PREPARATIONS
+    shipped_repeats = 3
     reference = "Allen et al. (2022), Nature Neuroscience 25, 116-126"
 
     def __init__(

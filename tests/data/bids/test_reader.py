@@ -12,7 +12,7 @@ from neuroattn.data import validate
 from neuroattn.data.bids import BIDS, Glm, Trials
 from neuroattn.errors import FileError, MismatchError
 from neuroattn.metrics import ncsnr
-from tests.data.bids.builders import events_text, late, mini, spm, write_gifti, write_json
+from tests.data.bids.builders import course, events_text, late, mini, spm, write_gifti, write_json
 from tests.data.bids.test_confounds import MOTION, write_confounds
 
 OLS = Glm(noise_model="ols")
@@ -232,6 +232,50 @@ def test_surfaces_are_read_as_vertices(tmp_path):
     found = data["response"].values
     np.testing.assert_allclose(found[:, inside], volume, rtol=1e-4, atol=1e-4)
     assert np.isnan(found[:, ~inside]).all()
+
+
+def test_surface_betas_are_those_of_nilearns_model_on_a_surface_image(tmp_path):
+    # Catches a model of our own where nilearn's was promised: drift, confounds, order of trials.
+    import pandas as pd
+    from nilearn.datasets import load_fsaverage
+    from nilearn.glm.first_level import FirstLevelModel
+    from nilearn.surface import SurfaceImage
+
+    made = mini(tmp_path, runs=1)
+    draw = np.random.default_rng(0)
+    stem = "sub-01_task-look_run-1"
+    frames = np.arange(90) * 1.5
+    design = np.stack([course(onset, 2.0, frames) for onset in made.onsets[0]])
+    parts = {}
+    for side, letter in {"left": "L", "right": "R"}.items():
+        betas = draw.normal(size=(10242, 8))
+        noise = 0.2 * draw.normal(size=(10242, 90))
+        parts[side] = (600 * (1 + (betas @ design + noise) / 100)).astype(np.float32)
+        name = f"{stem}_space-fsaverage5_hemi-{letter}_bold.func.gii"
+        write_gifti(tmp_path / "derivatives/fmriprep/sub-01/func" / name, parts[side].T)
+    glm = Glm(noise_model="ols")
+    reader = BIDS(str(tmp_path), 1, space="fsaverage5", derivatives="derivatives/fmriprep", glm=glm)
+    ours = reader.responses()
+    events = pd.DataFrame(
+        {"onset": made.onsets[0], "duration": 2.0, "trial_type": [f"t{n}" for n in range(8)]}
+    )
+    model = FirstLevelModel(
+        t_r=1.5, hrf_model="spm", noise_model="ols", signal_scaling=0, high_pass=glm.high_pass
+    )
+    model.fit(SurfaceImage(load_fsaverage("fsaverage5")["inflated"], parts), events)
+    effects = [model.compute_contrast(f"t{n}", output_type="effect_size") for n in range(8)]
+    theirs = np.stack(
+        [
+            np.concatenate([effect.data.parts[side].ravel() for side in ("left", "right")])
+            for effect in effects
+        ]
+    )
+    # A beta of ours is the height of the peak, theirs belongs to a regressor of another scale, which
+    # for some onsets is a sample (of 67) shorter or longer.
+    slopes = (ours["response"].values * theirs).sum(axis=1) / (theirs**2).sum(axis=1)
+    np.testing.assert_allclose(slopes, np.median(slopes), rtol=0.02)
+    scaled = slopes[:, None] * theirs
+    np.testing.assert_allclose(ours["response"].values, scaled, rtol=1e-3, atol=0.01)
 
 
 def test_the_ceiling_is_of_the_column_that_repeats(tmp_path):
