@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import re
 import signal
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from neuroattn.errors import FileError, InputError, MissingExtraError, NeuroattnError
@@ -53,6 +57,11 @@ class Workers:
         if not isinstance(self.scheduler, str) or not self.scheduler.strip():
             raise InputError(
                 f"scheduler={self.scheduler!r} is no address; give what `dask scheduler` prints, "
+                "such as tcp://127.0.0.1:8786."
+            )
+        if not re.fullmatch(r"(\w+://)?[^/]+:\d+", self.scheduler.strip()):
+            raise InputError(
+                f"scheduler={self.scheduler!r} has no port; give what `dask scheduler` prints, "
                 "such as tcp://127.0.0.1:8786."
             )
         if self.jobs > 1:
@@ -251,7 +260,15 @@ def _pool(jobs: int, shared: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
 def _begin(shared: tuple[Any, ...]) -> None:
     global _SHARED
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     _SHARED = shared
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it is gone: killed, it cannot say so."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _ready() -> bool:

@@ -215,3 +215,42 @@ def test_workers_are_in_use_inside_the_context_only(scheduler: str) -> None:
             assert 1 / (workers_in_use() != Workers(scheduler=scheduler))
         assert workers_in_use() == Workers(jobs=3)
     assert workers_in_use() == Workers()
+
+
+@pytest.mark.parametrize("address", ["foo", "tcp://host", "127.0.0.1"])
+def test_an_address_without_a_port_is_told_at_once(address) -> None:
+    """Catches a wait for a scheduler that nobody could find."""
+    with pytest.raises(InputError, match="has no port"):
+        Workers(scheduler=address)
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path) -> None:
+    """Catches workers that stay for ever after a kill."""
+    program = (
+        "from neuroattn.tasks import run_tasks\n"
+        "from tests.cluster import report_and_sleep\n"
+        "if __name__ == '__main__':\n"
+        f"    list(run_tasks(report_and_sleep, [({str(tmp_path)!r},)] * 2, jobs=2))\n"
+    )
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    started = subprocess.Popen(
+        [sys.executable, str(path)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.pid"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    workers = [int(each.stem) for each in tmp_path.glob("*.pid")]
+    started.kill()
+    started.wait()
+    assert len(workers) == 2
+    while any(map(_lives, workers)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(map(_lives, workers))
+
+
+def _lives(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
 
-from jsonargparse import ArgumentParser
-
+from neuroattn.cli.class_parser import ClassParser
 from neuroattn.cli.finish import (
     tell_dropped,
     write_encoders,
@@ -17,7 +15,6 @@ from neuroattn.cli.messages import (
     RECIPE_MODE,
     check_recipes,
     constructor_errors,
-    explain,
     recipe_errors,
 )
 from neuroattn.encoders.base import Encoder
@@ -30,18 +27,9 @@ from neuroattn.training.manifest import Manifest
 from neuroattn.training.run_directory import RunDirectory
 
 
-class CompareParser(ArgumentParser):
-    """jsonargparse with errors of one sentence."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the message as an :class:`InputError` with the closest match to a wrong key."""
-        known = [str(action.dest) for action in self._actions]
-        raise InputError(explain(message, known)) from ex
-
-
-def parser() -> CompareParser:
+def parser() -> ClassParser:
     """Return the parser of ``neuroattn compare``."""
-    made = CompareParser(
+    made = ClassParser(
         prog="neuroattn compare",
         description="Fit and score several encoders on the same images and write one report.",
         **RECIPE_MODE,
@@ -76,14 +64,15 @@ def main(command: str, arguments: Sequence[str]) -> None:
         ready = made.instantiate(settings)
     names = [key for key in vars(ready) if key not in ("config", "run", "title")]
     comparison = Comparison(**{name: ready[name] for name in names})
+    manifest = Manifest(f"neuroattn {command}", comparison.seed)
     with use_workers(jobs, scheduler):
-        run_comparison(run, comparison, Manifest(f"neuroattn {command}", comparison.seed), config)
+        run_comparison(run, comparison, manifest, config, settings.title)
     write_presentation(run, settings.title)
     print(f"report: {run.report}")
 
 
 def run_comparison(
-    run: RunDirectory, comparison: Comparison, manifest: Manifest, config: str
+    run: RunDirectory, comparison: Comparison, manifest: Manifest, config: str, title: str
 ) -> dict[str, Encoder]:
     """Fit and score the encoders, write all numbers of the run, and return the fitted encoders.
 
@@ -104,5 +93,6 @@ def run_comparison(
     else:
         write_predictions(run, main, comparison.features)
     key = str(comparison.features.attrs["key"])
-    run.write_manifest(manifest.facts(comparison.responses, key, encoders=list(encoders)))
+    names = list(encoders)
+    run.write_manifest(manifest.facts(comparison.responses, key, encoders=names, title=title))
     return encoders

@@ -13,11 +13,12 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from neuroattn.cli.compare import CompareParser
+from neuroattn.cli.class_parser import ClassParser
 from neuroattn.cli.messages import constructor_errors
 from neuroattn.data.conversion import convert
 from neuroattn.data.conversion_plan import needed_files
 from neuroattn.data.sessions import SessionReader
+from neuroattn.data.stimulus_index import stimulus_index
 from neuroattn.errors import FileError, NeuroattnError
 from neuroattn.names import check_name
 
@@ -96,9 +97,9 @@ def with_lists(arguments: Sequence[str], kind: type[SessionReader]) -> list[str]
     return made[:-1]
 
 
-def parser(name: str, kind: type[SessionReader]) -> CompareParser:
+def parser(name: str, kind: type[SessionReader]) -> ClassParser:
     """Return the parser of a data set's options: those of its reader, and those of convert."""
-    made = CompareParser(
+    made = ClassParser(
         prog=f"neuroattn convert {name}",
         description=inspect.cleandoc(kind.__doc__ or "").splitlines()[0],
     )
@@ -125,6 +126,7 @@ def print_plan(reader: SessionReader, given: Namespace) -> None:
         return
     try:
         labels = reader.labels()
+        stimulus_index(reader, labels)
     except NeuroattnError as error:
         raise FileError(f"the files do not fit together: {error}") from error
     rows, voxels = labels.sizes["presentation"], labels.sizes["voxel"]

@@ -77,13 +77,13 @@ def main(command: str, arguments: Sequence[str]) -> None:
 
 def _tell(run: RunDirectory, experiment: Comparison, seed: int) -> None:
     command = f"neuroattn demo --seed {seed} --scenes {len(experiment.source.images())}"
-    encoders = run_comparison(run, experiment, Manifest(command, seed), f"# {command}\n")
+    title = "Encoders of a simulated visual cortex"
+    encoders = run_comparison(run, experiment, Manifest(command, seed), f"# {command}\n", title)
     print("writing maps, figures and report")
     encoder, cortex = encoders["transformer"], experiment.source
     if not isinstance(encoder, TransformerEncoder) or not isinstance(cortex, SimulatedCortex):
         raise InputError("the demo's comparison needs a transformer and a simulated cortex.")
     found = object_attention(encoder, experiment.features, cortex, experiment.splits[0])
     pictures = {"Where the queries look": object_attention_figure(found, cortex)}
-    title = "Encoders of a simulated visual cortex"
     write_presentation(run, title, pictures, (found.sentence(),))
     print(found.sentence())

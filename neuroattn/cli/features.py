@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neuroattn.cli.compare import CompareParser
+from neuroattn.cli.class_parser import ClassParser
 from neuroattn.cli.messages import RECIPE_MODE, constructor_errors, recipe_errors
 from neuroattn.cli.parser import PlainParser
 from neuroattn.data.reader import Reader
@@ -28,7 +28,7 @@ def main(command: str, arguments: Sequence[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="images at once")
     given = parser.parse_args(list(arguments))
     data = read_recipe(given.recipe)
-    wanted = CompareParser(prog="neuroattn features", **RECIPE_MODE)
+    wanted = ClassParser(prog="neuroattn features", **RECIPE_MODE)
     wanted.add_argument("--source", type=Reader)
     wanted.add_argument("--sources", type=list[Reader])
     wanted.add_argument("--basis", type=FeatureBasis)

@@ -130,7 +130,8 @@ def write_brain_maps(
     values = {
         name: score.dataset[name]
         for name in ("raw", "ceiling", "normalised")
-        if name in score.dataset
+        # Where no ceiling is known there is nothing to map.
+        if name in score.dataset and score.dataset[name].notnull().any()
     }
     if hasattr(encoder, "gates") and encoder.gates().notnull().any():
         values["static_share"] = encoder.gates()

@@ -42,7 +42,7 @@ def why_no_maps(voxels: xr.Dataset) -> str:
     space = voxels.attrs.get("space", "none")
     return (
         f"the voxels (space {space!r}) have neither vertex nor i, j, k with an affine and a shape, "
-        "so nobody can say where they are"
+        "so nobody can say where they are (parcels of an atlas: see neuroattn.data.parcels)"
     )
 
 

@@ -264,9 +264,11 @@ def _shown(
     """Return the image to draw and the threshold below which nothing is drawn.
 
     The drawing takes NaN for 0 and leaves out what is 0; a true 0 is moved a colour's millionth.
+    It leaves out what is below the colours, too, so values beyond an end are drawn as the end.
     """
     least = 1e-6 * limits[1]
-    seen = np.where(np.abs(values) < 2 * least, 2 * least, values)
+    seen = np.clip(values, *limits)
+    seen = np.where(np.abs(seen) < 2 * least, 2 * least, seen)
     return _image(np.nan_to_num(volume(seen, voxels)), voxels), least
 
 
@@ -299,8 +301,13 @@ def _cuts(voxels: xr.Dataset) -> tuple[str, Any]:
     flat = np.flatnonzero(high - low < 1e-3)
     if len(flat):
         return "xyz"[flat[0]], [float(low[flat[0]])]
-    steps = (np.arange(_SLICES) + 0.5) / _SLICES
-    cuts = {axis: (low[n] + steps * (high[n] - low[n])).tolist() for n, axis in enumerate("xyz")}
+    spacing = np.linalg.norm(affine(voxels)[:3, :3], axis=0).max()
+    cuts = {}
+    for n, axis in enumerate("xyz"):
+        # Two cuts through one slice show the same twice.
+        count = min(_SLICES, int((high[n] - low[n]) / spacing) + 1)
+        steps = (np.arange(count) + 0.5) / count
+        cuts[axis] = (low[n] + steps * (high[n] - low[n])).tolist()
     return "mosaic", cuts
 
 

@@ -170,6 +170,12 @@ class SplitPlan:
             return split
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         shares = {n: f for n, f in parts.items() if f}
+        if abs(sum(shares.values()) - 1) > 1e-6:
+            told = ", ".join(f"{name}={share:g}" for name, share in parts.items())
+            raise InputError(
+                f"split has {told}, which sum to {sum(shares.values()):g} and must sum to 1. What "
+                "is not given is 0.8, 0.1 and 0.1; validation: 0 leaves that part out."
+            )
         return split_by_image(responses, shares, self.seed, self._groups(responses))
 
     def _groups(self, shown: xr.Dataset) -> dict[str, str] | None:

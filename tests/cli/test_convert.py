@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from neuroattn.cli.main import main
 from neuroattn.data import Algonauts2023, Converted
 from neuroattn.data.sessions import SessionReader
 from tests.data.layouts import algonauts23_mini
+from tests.data.nsd_mini import nsd_mini
 
 
 @pytest.fixture
@@ -118,3 +120,21 @@ def test_a_number_is_the_first_so_many_sessions(words, sessions) -> None:
     line = with_lists(["a", "b", "--subject", "1", *words, "--roi", "V1v"], kind)
     given = parser("nsd", kind).parse_args(line)
     assert (given.sessions, given.roi) == (sessions, ["V1v"])
+
+
+def test_the_recipe_for_converted_data_runs_from_the_published_files(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    """Catches a recipe that newcomers copy and nobody runs."""
+    source = nsd_mini(tmp_path / "nsd", sessions=2, trials=24).root
+    out = tmp_path / "converted"
+    assert main(["convert", "nsd", str(source), str(out), "--subject", "1"]) == 0
+    assert "ncsnr against the map that the data set ships" in capsys.readouterr().out
+    monkeypatch.setenv("CONVERTED", str(out))
+    recipe = Path(__file__).resolve().parents[2] / "encoders" / "converted.yaml"
+    words = ["compare", "--config", str(recipe), "--run", str(tmp_path / "run")]
+    words += ["--store", str(tmp_path / "store"), "--split.published", "shared1000"]
+    words += ["--encoders.ridge.init_args.components", "2"]
+    assert main(words) == 0
+    assert (tmp_path / "run" / "scores.nc").exists()
+    assert any((tmp_path / "run" / "maps").glob("*.nii.gz"))

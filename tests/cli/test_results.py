@@ -205,3 +205,11 @@ def test_a_recipe_without_features_is_refused(recipe, part, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert part in refused(capsys, "features", write(tmp_path, recipe))
     assert os.listdir(tmp_path) == ["recipe.yaml"]
+
+
+def test_a_report_written_again_keeps_its_title(made, capsys):
+    # Catches a recipe's title that only the first report knows.
+    page = made / "run" / "report.html"
+    title = re.search(r"<title>(.*?)</title>", page.read_text())[1]
+    assert main(["report", str(made / "run")]) == 0
+    assert re.search(r"<title>(.*?)</title>", page.read_text())[1] == title

@@ -240,3 +240,20 @@ def test_a_single_slice_is_drawn_in_its_own_plane(axis, world) -> None:
     assert _cuts(voxels) == (world, [2 * scale[axis] - 1])
     assert _cuts(_block())[0] == "mosaic"
     assert set(map_pictures(np.arange(4.0), voxels, "map")) == {"slices.png"}
+
+
+def test_values_beyond_the_colours_are_no_holes() -> None:
+    """Catches voxels below 0 that look as if nobody knew their value."""
+    voxels = _block()
+    values = np.where(np.arange(60) % 2, 0.5, -0.02)
+    assert colour_limits(values)[0] == 0
+    below = values < 0
+
+    def brain(drawn):
+        # Without the colour bar, which points where values go beyond it.
+        picture = pixels(map_pictures(drawn, voxels, "map")["slices.png"])
+        return picture[: int(0.85 * len(picture))]
+
+    known = brain(values)
+    np.testing.assert_array_equal(known, brain(np.where(below, 0.0, values)))
+    assert (known != brain(np.where(below, np.nan, values))).any()

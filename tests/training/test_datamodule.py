@@ -223,3 +223,13 @@ def test_a_published_split_that_is_not_there_is_told(tmp_path, source, plan, sai
     data = EncodingData(cortex, small_basis(), plan, store=str(tmp_path / "store"))
     with pytest.raises(InputError, match=said):
         _ = data.split
+
+
+def test_a_split_that_does_not_sum_to_1_says_what_was_not_given():
+    # Catches a message about a part that nobody wrote.
+    shown = xr.Dataset(coords={"image": list("abcdefghij")})
+    with pytest.raises(
+        InputError, match=r"validation=0\.1, test=0\.2, which sum to 1\.1 .*validation: 0"
+    ):
+        SplitPlan(train=0.8, test=0.2).split(shown)
+    assert set(SplitPlan(train=0.8, validation=0, test=0.2).split(shown).parts) == {"train", "test"}

@@ -270,8 +270,8 @@ def test_surface_betas_are_those_of_nilearns_model_on_a_surface_image(tmp_path):
             for effect in effects
         ]
     )
-    # A beta of ours is the height of the peak, theirs belongs to a regressor of another scale, which
-    # for some onsets is a sample (of 67) shorter or longer.
+    # A beta of ours is the height of the peak, theirs belongs to a regressor of another scale,
+    # which for some onsets is a sample (of 67) shorter or longer.
     slopes = (ours["response"].values * theirs).sum(axis=1) / (theirs**2).sum(axis=1)
     np.testing.assert_allclose(slopes, np.median(slopes), rtol=0.02)
     scaled = slopes[:, None] * theirs
