@@ -2,7 +2,8 @@
 
 For each layout an array (presentation, voxel) of float32 numbers is written, then read by
 :func:`neuroattn.data.chunk_files.lazy_response`: 256 presentations in a row, all voxels (in order);
-256 presentations drawn at random; all presentations of 8,192, 4,096 or 512 voxels from anywhere.
+256 presentations drawn at random; all presentations of one chunk's voxels, and of 8,192, 4,096 or
+512 voxels from anywhere.
 Rates are bytes delivered a second, median of the repeats; cold: after ``posix_fadvise(DONTNEED)``
 of every file, which were flushed before. ``zarr`` reads with the zarr library instead.
 ``python -m benchmarks.chunking`` takes some minutes, ``--quick`` seconds.
@@ -30,7 +31,7 @@ from neuroattn.data.chunk_files import lazy_response
 BATCH = 256
 BLOCKS = (8192, 4096, 512)
 #: What is to reach half of the rate in order.
-TARGETS = ("random_rows", "voxels_8192")
+TARGETS = ("random_rows", "voxels_of_a_chunk")
 Reading = Callable[[tuple[Any, ...]], np.ndarray]
 
 
@@ -69,8 +70,10 @@ def chunk_paths(path: Path) -> list[Path]:
     return [file for file in (path / "c").rglob("*") if file.is_file()]
 
 
-def selections(shape: tuple[int, int], draw: np.random.Generator) -> dict[str, tuple[Any, Any]]:
-    """Return one selection of each kind, all at random places."""
+def selections(
+    shape: tuple[int, int], chunk: int, draw: np.random.Generator
+) -> dict[str, tuple[Any, Any]]:
+    """Return one selection of each kind, all at random places; a chunk is so many voxels wide."""
     rows, voxels = shape
     batch = min(BATCH, rows)
     first = int(draw.integers(0, rows - batch + 1))
@@ -78,6 +81,8 @@ def selections(shape: tuple[int, int], draw: np.random.Generator) -> dict[str, t
         "in_order": (slice(first, first + batch), slice(None)),
         "random_rows": (draw.permutation(rows)[:batch], slice(None)),
     }
+    begin = chunk * int(draw.integers(0, -(-voxels // chunk)))
+    found["voxels_of_a_chunk"] = (slice(None), slice(begin, min(begin + chunk, voxels)))
     for width in BLOCKS:
         begin = int(draw.integers(0, max(1, voxels - width + 1)))
         found[f"voxels_{width}"] = (slice(None), slice(begin, begin + width))
@@ -101,7 +106,7 @@ def access_rates(path: Path, repeats: int, library: bool = False) -> dict[str, A
         draw = np.random.default_rng(1)
         runs: list[dict[str, float]] = []
         for _ in range(repeats):
-            kinds = selections(array.shape, draw)
+            kinds = selections(array.shape, (array.shards or array.chunks)[1], draw)
             runs.append({name: _rate(read, key, state, files) for name, key in kinds.items()})
         table[state] = {
             name: {
@@ -140,10 +145,10 @@ def layouts(quick: bool) -> list[tuple[str, tuple[int, int], bool]]:
     if quick:
         return [("plain", (150, 512), False), ("zstd", (150, 512), True)]
     plain = [(750, width) for width in (2048, 4096, 8192, 16384, 32768, 65536)]
-    plain += [(16, 8192), (150, 8192)]
+    plain += [(16, 16384), (150, 16384)]
     return [
         *(("plain", chunks, False) for chunks in plain),
-        ("plain", (750, 8192), True),
+        ("plain", (750, 16384), True),
         ("zstd", (500, 4096), True),
         ("sharded", (50, 4096), True),
     ]
@@ -191,7 +196,7 @@ def main() -> None:
     shape = (300, 6000) if chosen.quick else (1500, 131_072)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), shape, chosen.repeats, chosen.quick)
-    best = next(row for row in rows if chosen.quick or row["chunks"] == (750, 8192))
+    best = next(row for row in rows if chosen.quick or row["chunks"] == (750, 16384))
     targets = [
         Target(f"{name}, {state}, share of the rate in order", found["share_of_in_order"], 0.5)
         for state, table in best["rates"].items()

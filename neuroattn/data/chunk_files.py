@@ -199,9 +199,9 @@ class ChunkFiles(BackendArray):
             _ask_for(job)
             under_way.append(job)
             if len(under_way) > AHEAD:
-                _copy(values, under_way.popleft())
+                _finish(values, under_way.popleft())
         for job in under_way:
-            _copy(values, job)
+            _finish(values, job)
 
     def _jobs(self, rows: list[_Part], columns: list[_Part]) -> Iterator[_Job]:
         for down in rows:
@@ -250,6 +250,13 @@ def _ask_for(job: _Job) -> None:
         stop = start + (last - first) * size
         for begin in range(start - start % mmap.PAGESIZE, stop, REQUEST):
             job.area.madvise(mmap.MADV_WILLNEED, begin, min(REQUEST, stop - begin))
+
+
+def _finish(values: NDArray[Any], job: _Job) -> None:
+    _copy(values, job)
+    if hasattr(mmap, "MADV_DONTNEED"):
+        # Mapped pages count as this process's memory: several chunks' worth of them otherwise.
+        job.area.madvise(mmap.MADV_DONTNEED)
 
 
 def _copy(values: NDArray[Any], job: _Job) -> None:

@@ -21,7 +21,7 @@ _ATTRS = "neuroattn_attributes"
 _CONTENT = "neuroattn_content"
 #: Chunks are few and large: :mod:`neuroattn.data.chunk_files` reads parts of them, see
 #: docs/chunking.md for the measurements.
-_CHUNK_VOXELS = 8192
+_CHUNK_VOXELS = 16384
 _CHUNK_ROWS = 512
 _MOST_ROWS = 1024
 _RESPONSE = "response"

@@ -95,7 +95,8 @@ def test_each_layout_holds_the_numbers_and_is_timed(tmp_path, kind):
     np.testing.assert_array_equal(array[:], np.concatenate([values, values]))
     assert (array.shards is None) == (kind != "sharded")
     table = access_rates(tmp_path / "a", 1)
-    kinds = {"in_order", "random_rows", "voxels_8192", "voxels_4096", "voxels_512"}
+    kinds = {"in_order", "random_rows", "voxels_of_a_chunk"}
+    kinds |= {"voxels_8192", "voxels_4096", "voxels_512"}
     assert set(table) == {"cold", "warm"}
     assert all(set(found) == kinds for found in table.values())
     assert table["cold"]["in_order"]["share_of_in_order"] == 1
@@ -114,7 +115,9 @@ def test_the_gate_sees_other_numbers_than_zarr_reads(tmp_path):
 
 def test_selections_have_the_sizes_they_are_named_for():
     # Catches rates of blocks that are smaller or of batches that repeat a presentation.
-    found = selections((700, 9000), np.random.default_rng(0))
+    found = selections((700, 9000), 4000, np.random.default_rng(0))
+    chunk = found["voxels_of_a_chunk"][1]
+    assert (chunk.start, chunk.stop) in {(0, 4000), (4000, 8000), (8000, 9000)}
     rows = found["random_rows"][0]
     assert len(np.unique(rows)) == 256
     assert (np.diff(rows) < 0).any()
