@@ -59,7 +59,8 @@ class Workers:
                 f"scheduler={self.scheduler!r} is no address; give what `dask scheduler` prints, "
                 "such as tcp://127.0.0.1:8786."
             )
-        if not re.fullmatch(r"(\w+://)?[^/]+:\d+", self.scheduler.strip()):
+        # Within a process an address is of another kind: inproc://….
+        if not re.fullmatch(r"inproc://.+|(\w+://)?[^/]+:\d+", self.scheduler.strip()):
             raise InputError(
                 f"scheduler={self.scheduler!r} has no port; give what `dask scheduler` prints, "
                 "such as tcp://127.0.0.1:8786."
